@@ -1,0 +1,186 @@
+//! Owns the command line: every flag, its help and its value parser. Knows nothing of what commands do.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Verified install scripts, cloud-init user-data and Packer templates for EFA + NCCL machine images
+#[derive(Debug, Parser)]
+#[command(name = "efa-gen", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print or write the install script, cloud-init user-data and Packer template
+    Render(RenderArgs),
+    /// Show the plan that every format is rendered from: stages, steps, actions, reboots
+    Plan(PlanArgs),
+    /// Check the OpenPGP signature and digest of an EFA installer tarball
+    Verify(VerifyArgs),
+    /// Download an EFA installer tarball and check it before it gets its name
+    Fetch(FetchArgs),
+    /// List the distributions
+    Distros(ListArgs),
+    /// List the instance types with EFA
+    InstanceTypes(ListArgs),
+    /// List the software stacks and their pinned artifacts
+    Stacks(ListArgs),
+    /// Print the completion script of a shell
+    Completions {
+        /// Shell to complete for
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff), or write one page a command
+    Man {
+        /// Write every page into this folder instead
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// What to install, and for which machine.
+#[derive(Debug, Args)]
+pub struct RecipeArgs {
+    /// Software stack: `guide`, `newest`, or a name that `efa-gen stacks` lists
+    #[arg(long, value_name = "STACK", default_value = "guide")]
+    pub stack: String,
+    /// Instance type to build for; without it, every GPU architecture that the stack can build
+    #[arg(long, value_name = "TYPE")]
+    pub instance_type: Option<String>,
+    /// Another EFA installer version than the stack's
+    #[arg(long, value_name = "VERSION")]
+    pub efa: Option<String>,
+    /// CPU-only image: EFA, no driver, no CUDA, no NCCL
+    #[arg(long)]
+    pub no_gpu: bool,
+    /// SHA-256 of an artifact, by the name that `efa-gen stacks` shows; may be repeated
+    #[arg(long, value_name = "NAME=HEX")]
+    pub sha256: Vec<String>,
+    /// Your own step (guide step 9): an executable text file with a `#!` line, run as root
+    #[arg(long, value_name = "FILE")]
+    pub extra_script: Option<PathBuf>,
+    /// End with guide step 8: run all_reduce_perf on the machine and judge its log
+    #[arg(long)]
+    pub test: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RenderArgs {
+    /// Distribution (repeatable), or `all`
+    #[arg(long, value_name = "ID", required = true)]
+    pub distro: Vec<String>,
+    /// What to render [default: script, or all with --out]
+    #[arg(long, value_enum)]
+    pub format: Option<FormatArg>,
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// Grammar of the Packer template: 1.6 is the subset that every Packer since 1.6.6 takes
+    #[arg(long, value_name = "VERSION", value_enum, default_value_t = PackerArg::Newest)]
+    pub packer: PackerArg,
+    /// Write files into this folder (one folder a distribution when there are several)
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Write nothing: show how the files in --out differ from what would be written, exit 1 if they do
+    #[arg(long, requires = "out")]
+    pub check: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// Self-contained bash script
+    Script,
+    /// cloud-init user-data that carries the script
+    CloudInit,
+    /// Packer HCL2 template, used beside the script
+    Packer,
+    /// Every format, as files in --out
+    All,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PackerArg {
+    /// Common subset of 1.6.6 and everything since
+    #[value(name = "1.6")]
+    Common,
+    /// Packer 1.7 and newer
+    #[value(name = "1.7")]
+    Newest,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Distribution
+    #[arg(long, value_name = "ID")]
+    pub distro: String,
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    #[command(flatten)]
+    pub output: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = OutputArg::Human)]
+    pub output: OutputArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputArg {
+    /// For people
+    Human,
+    /// For programs
+    Json,
+}
+
+/// Whose signature, which digest, judged when.
+#[derive(Debug, Args)]
+pub struct TrustArgs {
+    /// File with the signer's certificate
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Fingerprint of the signer's primary key [default: the EFA publisher's]
+    #[arg(long, value_name = "HEX")]
+    pub fingerprint: Option<String>,
+    /// SHA-256 that the tarball must have as well [default: the published one, where there is one]
+    #[arg(long, value_name = "HEX")]
+    pub sha256: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The tarball
+    pub tarball: PathBuf,
+    /// Detached signature [default: TARBALL.sig]
+    #[arg(long, value_name = "FILE")]
+    pub signature: Option<PathBuf>,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+    /// Judge as of this time instead of now, e.g. 2020-10-01T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = OutputArg::Human)]
+    pub output: OutputArg,
+}
+
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// EFA installer version [default: the guide stack's]
+    #[arg(long, value_name = "VERSION")]
+    pub efa: Option<String>,
+    /// Folder for the files
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub out: PathBuf,
+    /// Where the tarball, its `.sig` and the key lie [default: AWS's own host]
+    #[arg(long, value_name = "URL")]
+    pub base_url: Option<String>,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = OutputArg::Human)]
+    pub output: OutputArg,
+}

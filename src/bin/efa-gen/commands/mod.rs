@@ -1,0 +1,4 @@
+//! One module a command, each with `run`.
+
+pub mod fetch;
+pub mod verify;

@@ -1,0 +1,6 @@
+//! The pure core of efa-gen: facts, plans, renderers and the signature check. It does no I/O, reads no
+//! clock and no environment; the binary in `src/bin/efa-gen` owns all of that.
+
+pub mod catalog;
+pub mod error;
+pub mod verify;

@@ -1,0 +1,1 @@
+//! Owns the OpenPGP check: bytes + signature + certificate + time -> who signed, or why not.
