@@ -1,4 +1,132 @@
 //! Owns the facts: distributions, software stacks, the EFA installer's releases and instance types, all
 //! read from data files. Knows nothing of plans or formats.
 
+pub mod distribution;
 pub mod efa;
+pub mod instance_type;
+pub mod stack;
+
+use std::collections::BTreeMap;
+
+use include_dir::{Dir, include_dir};
+use serde::Deserialize;
+
+use crate::error::{Class, Error, Result};
+use distribution::{Distribution, FileContent};
+use instance_type::InstanceType;
+use stack::{Pins, Resolved};
+
+static DISTRIBUTIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/distros");
+
+/// All facts, read and checked.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    /// Distributions, sorted by id.
+    pub distributions: Vec<Distribution>,
+    /// Artifacts and stacks.
+    pub pins: Pins,
+    /// Instance types with EFA, sorted by name.
+    pub instance_types: Vec<InstanceType>,
+    pub(crate) init_systems: BTreeMap<String, InitSystem>,
+}
+
+/// How an init system starts the script again after a reboot.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InitSystem {
+    /// The job or unit file.
+    pub unit: FileContent,
+    /// Commands that make it start at each boot.
+    pub enable: Vec<Vec<String>>,
+    /// Starts it now without waiting; empty where the boot in progress will start it.
+    #[serde(default)]
+    pub start: Vec<String>,
+    /// Commands that undo `enable` before the file is removed.
+    #[serde(default)]
+    pub disable: Vec<Vec<String>>,
+    /// Raises the memlock limit of services, where the init system sets one.
+    pub memlock: Option<FileContent>,
+}
+
+impl Catalog {
+    /// The facts that efa-gen carries. An error here is a mistake in its own data.
+    pub fn embedded() -> Result<Self> {
+        let files = DISTRIBUTIONS.files().filter_map(|file| {
+            let path = file.path();
+            let is_toml = path.extension().is_some_and(|extension| extension == "toml");
+            is_toml.then(|| (path.file_stem().and_then(|stem| stem.to_str()), file.contents_utf8()))
+        });
+        let mut distributions = Vec::new();
+        for file in files {
+            let (Some(stem), Some(text)) = file else {
+                return Err(Error::new(Class::Bug, "a distribution file is not UTF-8"));
+            };
+            distributions.push(Distribution::parse(stem, text)?);
+        }
+        Catalog::new(distributions, Pins::parse("pins.toml", include_str!("pins.toml"))?)
+    }
+
+    /// A catalog of these distributions and stacks, with efa-gen's own instance types and init systems.
+    /// Refuses ids or aliases that two distributions claim, and references that lead nowhere.
+    pub fn new(mut distributions: Vec<Distribution>, pins: Pins) -> Result<Self> {
+        distributions.sort_by(|a, b| a.id.cmp(&b.id));
+        let init_systems: BTreeMap<String, InitSystem> = toml::from_str(include_str!("init_systems.toml"))
+            .map_err(|error| Error::new(Class::Bug, "init_systems.toml can't be read").because(error))?;
+        let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
+        for distribution in &distributions {
+            let wrong = |message: String| Error::new(Class::Usage, format!("distribution {}: {message}", distribution.id));
+            for name in std::iter::once(&distribution.id).chain(&distribution.aliases) {
+                if let Some(other) = taken.insert(name, &distribution.id) {
+                    return Err(wrong(format!("`{name}` is also a name of {other}")));
+                }
+            }
+            if !init_systems.contains_key(&distribution.init) {
+                return Err(wrong(format!("init system `{}` is not in init_systems.toml", distribution.init)));
+            }
+            if let Some(missing) = distribution.newest.iter().find(|id| !pins.stack.iter().any(|s| s.id == **id)) {
+                return Err(wrong(format!("stack `{missing}` is not in the stack file")));
+            }
+        }
+        let instance_types = instance_type::parse(
+            include_str!("efa_instance_types.tsv"),
+            include_str!("instance_types.toml"),
+        )?;
+        Ok(Catalog { distributions, pins, instance_types, init_systems })
+    }
+
+    /// The distribution with this id or alias.
+    pub fn distribution(&self, name: &str) -> Result<&Distribution> {
+        let known = |d: &&Distribution| d.id == name || d.aliases.iter().any(|alias| alias == name);
+        self.distributions.iter().find(known).ok_or_else(|| {
+            let names = self.distributions.iter().flat_map(|d| std::iter::once(&d.id).chain(&d.aliases));
+            unknown("distribution", name, names.map(String::as_str), "`efa-gen distros` lists them")
+        })
+    }
+
+    /// The instance type with this name.
+    pub fn instance_type(&self, name: &str) -> Result<&InstanceType> {
+        self.instance_types.iter().find(|t| t.name == name).ok_or_else(|| {
+            let names = self.instance_types.iter().map(|t| t.name.as_str());
+            unknown("instance type with EFA", name, names, "`efa-gen instance-types` lists them")
+        })
+    }
+
+    /// The stack with this id and its artifacts.
+    pub fn stack(&self, id: &str) -> Result<Resolved<'_>> {
+        let stack = self.pins.stack.iter().find(|stack| stack.id == id).ok_or_else(|| {
+            let names = self.pins.stack.iter().map(|stack| stack.id.as_str()).chain(["newest"]);
+            unknown("stack", id, names, "`efa-gen stacks` lists them")
+        })?;
+        self.pins.resolve(stack).map_err(|missing| Error::new(Class::Bug, format!("stack `{id}` names {missing}")))
+    }
+}
+
+/// "unknown X `name`, did you mean `other`?"
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>, hint: &str) -> Error {
+    let closest = known.map(|other| (strsim::jaro_winkler(name, other), other)).max_by(|a, b| a.0.total_cmp(&b.0));
+    let guess = match closest {
+        Some((likeness, other)) if likeness > 0.8 => format!(", did you mean `{other}`?"),
+        _ => String::new(),
+    };
+    Error::new(Class::Usage, format!("unknown {what} `{}`{guess}", name.escape_debug())).hint(hint)
+}

@@ -1,0 +1,232 @@
+//! Owns the software stacks and their pinned artifacts, as `pins.toml` or a file of that form states
+//! them. Knows nothing of distributions or of how anything is installed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Class, Error, Result};
+
+/// Every pinned artifact, and the stacks that combine them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pins {
+    /// CUDA runfiles.
+    pub cuda: Vec<Cuda>,
+    /// NVIDIA drivers that come apart from CUDA.
+    #[serde(default)]
+    pub driver: Vec<Driver>,
+    /// NCCL releases.
+    pub nccl: Vec<Source>,
+    /// aws-ofi-nccl releases.
+    pub plugin: Vec<Plugin>,
+    /// nccl-tests releases.
+    pub nccl_tests: Vec<Source>,
+    /// The combinations.
+    pub stack: Vec<Stack>,
+}
+
+/// A file that is downloaded: where from, what it must be, who says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Download {
+    /// https URL.
+    pub url: String,
+    /// Lower-case hex; absent if nobody published one.
+    pub sha256: Option<String>,
+    /// Where the digest is published.
+    pub published: String,
+}
+
+/// A CUDA runfile: toolkit, and a driver that fits it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cuda {
+    /// Full version, `10.1.243`.
+    pub version: String,
+    /// Driver inside the runfile.
+    pub driver: String,
+    /// GPU architectures (`sm_70`) of EFA instance types that its compiler can build for.
+    pub architectures: Vec<String>,
+    /// Free space that unpacking and installing it take, MiB.
+    pub space_mib: u64,
+    /// The runfile.
+    pub download: Download,
+}
+
+/// A driver runfile that replaces the one in the CUDA runfile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Driver {
+    /// Version, `535.129.03`.
+    pub version: String,
+    /// The runfile.
+    pub download: Download,
+    /// Fabric manager of exactly this version, for machines with an NVSwitch.
+    pub fabric_manager: Option<Download>,
+}
+
+/// A git tree at a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Version or short commit.
+    pub version: String,
+    /// https URL of the repository.
+    pub url: String,
+    /// 40 hex digits; compared with `git rev-parse HEAD` after the checkout.
+    pub commit: String,
+    /// Where version and commit are said to belong together.
+    pub published: String,
+    /// Arguments that this version's make needs besides the usual ones.
+    #[serde(default)]
+    pub make: Vec<String>,
+}
+
+/// An aws-ofi-nccl release, built from source or bundled with the EFA installer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plugin {
+    /// Version.
+    pub version: String,
+    /// The source tree; absent for a plugin that the EFA installer brings.
+    pub source: Option<PluginSource>,
+    /// Where it lies: libraries are in `lib` below (for a bundled one: in the distribution's library folder).
+    pub prefix: String,
+    /// Its library's file name.
+    pub library: String,
+    /// The name that `NCCL_NET` must have so that a missing plugin is an error instead of TCP
+    /// (NCCL from 2.10 on).
+    pub network: String,
+}
+
+/// How a plugin is built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginSource {
+    /// https URL of the repository.
+    pub url: String,
+    /// 40 hex digits.
+    pub commit: String,
+    /// Where version and commit are said to belong together.
+    pub published: String,
+    /// Arguments of `configure` besides prefix, libfabric, NCCL and CUDA.
+    #[serde(default)]
+    pub configure: Vec<String>,
+}
+
+/// A combination that goes together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stack {
+    /// Name for `--stack`.
+    pub id: String,
+    /// What it is, for people.
+    pub title: String,
+    /// EFA installer version.
+    pub efa: String,
+    /// CUDA version.
+    pub cuda: String,
+    /// Driver version, where it is not the one in the runfile.
+    pub driver: Option<String>,
+    /// NCCL version.
+    pub nccl: String,
+    /// Plugin version.
+    pub plugin: String,
+    /// nccl-tests version.
+    pub nccl_tests: String,
+    /// Environment that all_reduce_perf is run with, in this order.
+    pub run_environment: Vec<(String, String)>,
+}
+
+impl Pins {
+    /// Reads a file of the form of `pins.toml` and checks that its references and digests are sound.
+    /// `name` is how messages call the file.
+    pub fn parse(name: &str, text: &str) -> Result<Self> {
+        let wrong = |message: String| Error::new(Class::Usage, format!("stack file {name}: {message}"));
+        let pins: Pins = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        pins.check().map_err(wrong)?;
+        Ok(pins)
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let fabric_managers = self.driver.iter().filter_map(|driver| driver.fabric_manager.as_ref());
+        let downloads = self.cuda.iter().map(|cuda| &cuda.download).chain(self.driver.iter().map(|d| &d.download));
+        for download in downloads.chain(fabric_managers) {
+            check_https(&download.url)?;
+            if let Some(bad) = download.sha256.as_ref().filter(|hex| !is_hex(hex, 64)) {
+                return Err(format!("`{bad}` is not a SHA-256 (64 lower-case hex digits)"));
+            }
+        }
+        let plugins = self.plugin.iter().filter_map(|plugin| plugin.source.as_ref());
+        let trees = self.nccl.iter().chain(&self.nccl_tests).map(|tree| (&tree.url, &tree.commit));
+        for (url, commit) in trees.chain(plugins.map(|source| (&source.url, &source.commit))) {
+            check_https(url)?;
+            if !is_hex(commit, 40) {
+                return Err(format!("`{commit}` is not a commit (40 lower-case hex digits)"));
+            }
+        }
+        for stack in &self.stack {
+            self.resolve(stack).map_err(|missing| format!("stack `{}` names {missing}, which is not in the file", stack.id))?;
+        }
+        Ok(())
+    }
+
+    /// The artifacts that a stack names, or which one is missing.
+    pub(crate) fn resolve<'a>(&'a self, stack: &'a Stack) -> std::result::Result<Resolved<'a>, String> {
+        let missing = |kind: &str, version: &str| format!("{kind} {version}");
+        let driver = match &stack.driver {
+            Some(version) => {
+                let found = self.driver.iter().find(|driver| driver.version == *version);
+                Some(found.ok_or_else(|| missing("driver", version))?)
+            }
+            None => None,
+        };
+        Ok(Resolved {
+            stack,
+            cuda: self.cuda.iter().find(|c| c.version == stack.cuda).ok_or_else(|| missing("CUDA", &stack.cuda))?,
+            driver,
+            nccl: self.nccl.iter().find(|n| n.version == stack.nccl).ok_or_else(|| missing("NCCL", &stack.nccl))?,
+            plugin: self.plugin.iter().find(|p| p.version == stack.plugin).ok_or_else(|| missing("plugin", &stack.plugin))?,
+            nccl_tests: self
+                .nccl_tests
+                .iter()
+                .find(|t| t.version == stack.nccl_tests)
+                .ok_or_else(|| missing("nccl-tests", &stack.nccl_tests))?,
+        })
+    }
+}
+
+/// A stack with its artifacts looked up.
+#[derive(Debug, Clone, Copy)]
+pub struct Resolved<'a> {
+    /// The stack itself.
+    pub stack: &'a Stack,
+    /// CUDA.
+    pub cuda: &'a Cuda,
+    /// A driver apart from CUDA's.
+    pub driver: Option<&'a Driver>,
+    /// NCCL.
+    pub nccl: &'a Source,
+    /// The plugin.
+    pub plugin: &'a Plugin,
+    /// nccl-tests.
+    pub nccl_tests: &'a Source,
+}
+
+impl Resolved<'_> {
+    /// Version of the driver that ends up on the machine.
+    pub fn driver_version(&self) -> &str {
+        self.driver.map_or(&self.cuda.driver, |driver| &driver.version)
+    }
+}
+
+fn check_https(url: &str) -> std::result::Result<(), String> {
+    if url.starts_with("https://") && !url.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Ok(());
+    }
+    Err(format!("`{}` is not an https URL", url.escape_debug()))
+}
+
+/// Whether this is `digits` lower-case hex digits.
+pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
