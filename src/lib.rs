@@ -3,4 +3,6 @@
 
 pub mod catalog;
 pub mod error;
+pub mod plan;
+pub mod render;
 pub mod verify;

@@ -120,6 +120,8 @@ pub struct Packages {
     pub install: Vec<String>,
     /// Succeeds if the one package appended to it is installed.
     pub installed: Vec<String>,
+    /// Removes the packages appended to it; one that is not installed is no error.
+    pub remove: Vec<String>,
     /// Removes downloaded packages.
     pub clean: Vec<String>,
     /// Names by purpose.
@@ -263,7 +265,8 @@ impl Distribution {
 
     /// What serde can't see: words that would break the rendered text, paths that aren't absolute.
     fn check(&self) -> std::result::Result<(), String> {
-        let plain = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        let plain =
+            |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
         if !plain(&self.id) {
             return Err("the id may hold letters, digits, `.`, `_` and `-` only".into());
         }

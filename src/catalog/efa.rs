@@ -30,6 +30,9 @@ pub fn releases() -> impl Iterator<Item = Release> {
         let mut columns = line.split('\t');
         let mut next = || columns.next().expect("efa_checksums.tsv has six columns");
         let (version, _md5, sha256, _seen, _released, source) = (next(), next(), next(), next(), next(), next());
+        // Two crawls of one page: AWS's documents in git, and copies of the page since they left it.
+        let source =
+            if source.starts_with("aws-docs") { "AWS EC2 User Guide, \"Verify the EFA installer\"" } else { source };
         Release { version, sha256: (sha256 != "-").then_some(sha256), source }
     })
 }

@@ -74,7 +74,8 @@ impl Catalog {
             .map_err(|error| Error::new(Class::Bug, "init_systems.toml can't be read").because(error))?;
         let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
         for distribution in &distributions {
-            let wrong = |message: String| Error::new(Class::Usage, format!("distribution {}: {message}", distribution.id));
+            let wrong =
+                |message: String| Error::new(Class::Usage, format!("distribution {}: {message}", distribution.id));
             for name in std::iter::once(&distribution.id).chain(&distribution.aliases) {
                 if let Some(other) = taken.insert(name, &distribution.id) {
                     return Err(wrong(format!("`{name}` is also a name of {other}")));
@@ -87,10 +88,8 @@ impl Catalog {
                 return Err(wrong(format!("stack `{missing}` is not in the stack file")));
             }
         }
-        let instance_types = instance_type::parse(
-            include_str!("efa_instance_types.tsv"),
-            include_str!("instance_types.toml"),
-        )?;
+        let instance_types =
+            instance_type::parse(include_str!("efa_instance_types.tsv"), include_str!("instance_types.toml"))?;
         Ok(Catalog { distributions, pins, instance_types, init_systems })
     }
 

@@ -11,8 +11,7 @@ use crate::error::{Class, Error, Result};
 pub struct Pins {
     /// CUDA runfiles.
     pub cuda: Vec<Cuda>,
-    /// NVIDIA drivers that come apart from CUDA.
-    #[serde(default)]
+    /// NVIDIA driver runfiles.
     pub driver: Vec<Driver>,
     /// NCCL releases.
     pub nccl: Vec<Source>,
@@ -36,14 +35,13 @@ pub struct Download {
     pub published: String,
 }
 
-/// A CUDA runfile: toolkit, and a driver that fits it.
+/// A CUDA runfile, of which the toolkit is used. Its driver is not: it can't be told to build on a machine
+/// without a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cuda {
     /// Full version, `10.1.243`.
     pub version: String,
-    /// Driver inside the runfile.
-    pub driver: String,
     /// GPU architectures (`sm_70`) of EFA instance types that its compiler can build for.
     pub architectures: Vec<String>,
     /// Free space that unpacking and installing it take, MiB.
@@ -52,7 +50,7 @@ pub struct Cuda {
     pub download: Download,
 }
 
-/// A driver runfile that replaces the one in the CUDA runfile.
+/// A driver runfile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Driver {
@@ -125,8 +123,8 @@ pub struct Stack {
     pub efa: String,
     /// CUDA version.
     pub cuda: String,
-    /// Driver version, where it is not the one in the runfile.
-    pub driver: Option<String>,
+    /// Driver version.
+    pub driver: String,
     /// NCCL version.
     pub nccl: String,
     /// Plugin version.
@@ -165,34 +163,36 @@ impl Pins {
             }
         }
         for stack in &self.stack {
-            self.resolve(stack).map_err(|missing| format!("stack `{}` names {missing}, which is not in the file", stack.id))?;
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            if stack.id.is_empty() || !stack.id.chars().all(plain) || stack.id == "newest" {
+                return Err(format!("stack id `{}` must be letters, digits, `.`, `_`, `-`", stack.id.escape_debug()));
+            }
+            self.resolve(stack)
+                .map_err(|missing| format!("stack `{}` names {missing}, which is not in the file", stack.id))?;
         }
         Ok(())
     }
 
     /// The artifacts that a stack names, or which one is missing.
     pub(crate) fn resolve<'a>(&'a self, stack: &'a Stack) -> std::result::Result<Resolved<'a>, String> {
-        let missing = |kind: &str, version: &str| format!("{kind} {version}");
-        let driver = match &stack.driver {
-            Some(version) => {
-                let found = self.driver.iter().find(|driver| driver.version == *version);
-                Some(found.ok_or_else(|| missing("driver", version))?)
-            }
-            None => None,
-        };
         Ok(Resolved {
             stack,
-            cuda: self.cuda.iter().find(|c| c.version == stack.cuda).ok_or_else(|| missing("CUDA", &stack.cuda))?,
-            driver,
-            nccl: self.nccl.iter().find(|n| n.version == stack.nccl).ok_or_else(|| missing("NCCL", &stack.nccl))?,
-            plugin: self.plugin.iter().find(|p| p.version == stack.plugin).ok_or_else(|| missing("plugin", &stack.plugin))?,
-            nccl_tests: self
-                .nccl_tests
-                .iter()
-                .find(|t| t.version == stack.nccl_tests)
-                .ok_or_else(|| missing("nccl-tests", &stack.nccl_tests))?,
+            cuda: find(&self.cuda, "CUDA", &stack.cuda, |cuda| &cuda.version)?,
+            driver: find(&self.driver, "driver", &stack.driver, |driver| &driver.version)?,
+            nccl: find(&self.nccl, "NCCL", &stack.nccl, |nccl| &nccl.version)?,
+            plugin: find(&self.plugin, "plugin", &stack.plugin, |plugin| &plugin.version)?,
+            nccl_tests: find(&self.nccl_tests, "nccl-tests", &stack.nccl_tests, |tests| &tests.version)?,
         })
     }
+}
+
+fn find<'a, T>(
+    known: &'a [T],
+    kind: &str,
+    version: &str,
+    version_of: impl Fn(&T) -> &String,
+) -> std::result::Result<&'a T, String> {
+    known.iter().find(|item| version_of(item) == version).ok_or_else(|| format!("{kind} {version}"))
 }
 
 /// A stack with its artifacts looked up.
@@ -202,21 +202,14 @@ pub struct Resolved<'a> {
     pub stack: &'a Stack,
     /// CUDA.
     pub cuda: &'a Cuda,
-    /// A driver apart from CUDA's.
-    pub driver: Option<&'a Driver>,
+    /// Driver.
+    pub driver: &'a Driver,
     /// NCCL.
     pub nccl: &'a Source,
     /// The plugin.
     pub plugin: &'a Plugin,
     /// nccl-tests.
     pub nccl_tests: &'a Source,
-}
-
-impl Resolved<'_> {
-    /// Version of the driver that ends up on the machine.
-    pub fn driver_version(&self) -> &str {
-        self.driver.map_or(&self.cuda.driver, |driver| &driver.version)
-    }
 }
 
 fn check_https(url: &str) -> std::result::Result<(), String> {

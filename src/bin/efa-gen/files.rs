@@ -21,6 +21,14 @@ pub fn read(path: &Path, what: &str, limit: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads a file that may be missing.
+pub fn read_if_there(path: &Path, what: &str) -> Result<Option<Vec<u8>>> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        _ => read(path, what, 16 << 20).map(Some),
+    }
+}
+
 /// Opens a regular file for reading; anything else is refused by name.
 pub fn open(path: &Path, what: &str) -> Result<File> {
     // Looked at before it is opened: opening a named pipe without a writer would wait for ever.

@@ -13,6 +13,7 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Render(args) => commands::render::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Fetch(args) => commands::fetch::run(&args),
         _ => Ok(()),

@@ -1,0 +1,110 @@
+//! Owns `efa-gen render`: which files, to stdout or to a folder, or compared with what is there.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use efa_gen::catalog::Catalog;
+use efa_gen::error::{Class, Error, Result};
+use efa_gen::plan;
+use efa_gen::render::{self, File, Format, PackerGrammar};
+use similar::TextDiff;
+
+use super::recipe;
+use crate::cli::{FormatArg, PackerArg, RenderArgs};
+use crate::{files, report};
+
+pub fn run(args: &RenderArgs) -> Result<()> {
+    let catalog = Catalog::embedded()?;
+    let ids = distributions(&catalog, &args.distro)?;
+    let format = args.format.unwrap_or(if args.out.is_some() { FormatArg::All } else { FormatArg::Script });
+    let formats = formats(format, args.packer);
+    let recipe = recipe::request(&args.recipe)?;
+    let mut rendered = Vec::new();
+    for id in &ids {
+        let plan = plan::plan(&catalog, &plan::Request { distribution: id.clone(), ..recipe.clone() })?;
+        for format in &formats {
+            rendered.extend(render::render(&plan, *format)?.into_iter().map(|file| (id.as_str(), file)));
+        }
+    }
+    match &args.out {
+        None => to_stdout(&rendered, format),
+        Some(out) => {
+            let several = ids.len() > 1;
+            let path_of =
+                |id: &str, file: &File| if several { out.join(id).join(file.name) } else { out.join(file.name) };
+            let targets: Vec<(PathBuf, &File)> = rendered.iter().map(|(id, file)| (path_of(id, file), file)).collect();
+            if args.check { check(&targets) } else { write(&targets) }
+        }
+    }
+}
+
+/// The ids that the names stand for, each once, in the catalog's order for `all`.
+fn distributions(catalog: &Catalog, names: &[String]) -> Result<Vec<String>> {
+    let mut seen = BTreeSet::new();
+    let mut ids = Vec::new();
+    for name in names {
+        let found =
+            if name == "all" { catalog.distributions.iter().collect() } else { vec![catalog.distribution(name)?] };
+        ids.extend(found.into_iter().filter(|d| seen.insert(d.id.clone())).map(|d| d.id.clone()));
+    }
+    Ok(ids)
+}
+
+fn formats(format: FormatArg, packer: PackerArg) -> Vec<Format> {
+    let grammar = match packer {
+        PackerArg::Common => PackerGrammar::Common,
+        PackerArg::Newest => PackerGrammar::Newest,
+    };
+    match format {
+        FormatArg::Script => vec![Format::Script],
+        FormatArg::CloudInit => vec![Format::CloudInit],
+        FormatArg::Packer => vec![Format::Packer(grammar)],
+        FormatArg::All => Format::all(grammar).to_vec(),
+    }
+}
+
+/// Only one text can go to stdout; which files it needs beside it is said on stderr.
+fn to_stdout(rendered: &[(&str, File)], format: FormatArg) -> Result<()> {
+    let distributions: BTreeSet<&str> = rendered.iter().map(|(id, _)| *id).collect();
+    if format == FormatArg::All || distributions.len() > 1 {
+        return Err(Error::new(Class::Usage, "several files can't go to standard output").hint("add --out DIR"));
+    }
+    let Some((_, first)) = rendered.first() else { return Ok(()) };
+    if format == FormatArg::Packer {
+        report::say("note: image.pkr.hcl is used with install.sh beside it; --out DIR writes everything that it needs");
+    }
+    report::data(first.text.as_bytes())
+}
+
+fn write(targets: &[(PathBuf, &File)]) -> Result<()> {
+    for (path, file) in targets {
+        files::make_folder(path.parent().unwrap_or(Path::new(".")))?;
+        files::write(path, file.text.as_bytes(), if file.executable { 0o755 } else { 0o644 })?;
+        report::say(&format!("wrote {}", path.display()));
+    }
+    Ok(())
+}
+
+/// Shows a unified diff for each file that is missing or differs.
+fn check(targets: &[(PathBuf, &File)]) -> Result<()> {
+    let mut stale = 0;
+    for (path, file) in targets {
+        let found = match files::read_if_there(path, "rendered file")? {
+            Some(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            None => String::new(),
+        };
+        if found != file.text {
+            stale += 1;
+            let name = path.display().to_string();
+            let diff = TextDiff::from_lines(found.as_str(), file.text.as_str());
+            report::data(
+                diff.unified_diff().header(&name, &format!("{name} (as rendered now)")).to_string().as_bytes(),
+            )?;
+        }
+    }
+    match stale {
+        0 => Ok(()),
+        1 => Err(Error::new(Class::Stale, "1 file is stale").hint("run the same command without --check")),
+        n => Err(Error::new(Class::Stale, format!("{n} files are stale")).hint("run the same command without --check")),
+    }
+}

@@ -1,0 +1,68 @@
+//! Owns the formats: one plan in, text out. Each format is one module and one template folder of the same
+//! name; templates loop and fill, nothing more. Knows plans, not how they came about.
+
+mod cloud_init;
+mod packer;
+mod script;
+pub mod shell;
+mod template;
+
+use crate::error::Result;
+use crate::plan::Plan;
+
+/// Grammar of the Packer template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PackerGrammar {
+    /// What 1.6.6 and every Packer since take.
+    Common,
+    /// What Packer 1.7 and newer know besides.
+    Newest,
+}
+
+/// What a plan is rendered to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Self-contained bash script.
+    Script,
+    /// cloud-init user-data that carries the script.
+    CloudInit,
+    /// Packer HCL2, used beside the script.
+    Packer(PackerGrammar),
+}
+
+/// A rendered file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Its usual name.
+    pub name: &'static str,
+    /// Its text.
+    pub text: String,
+    /// Whether it is a program.
+    pub executable: bool,
+}
+
+impl Format {
+    /// Every format, in the order in which files are written.
+    pub fn all(grammar: PackerGrammar) -> [Format; 3] {
+        [Format::Script, Format::CloudInit, Format::Packer(grammar)]
+    }
+}
+
+/// Renders the plan. The first file is the format itself; Packer's newest grammar has a second one.
+/// Fails if the result would not fit where it must, or with [`crate::error::Class::Bug`] if a template is wrong.
+pub fn render(plan: &Plan, format: Format) -> Result<Vec<File>> {
+    let file = |name, text, executable| File { name, text, executable };
+    Ok(match format {
+        Format::Script => vec![file("install.sh", script::render(plan)?, true)],
+        Format::CloudInit => {
+            vec![file("user-data.yaml", cloud_init::render(&script::render_bare(plan)?, plan)?, false)]
+        }
+        Format::Packer(grammar) => {
+            let mut files = vec![file("image.pkr.hcl", packer::render(plan, &script::render(plan)?, grammar)?, false)];
+            if grammar == PackerGrammar::Newest {
+                files.push(file("plugins.pkr.hcl", packer::plugins()?, false));
+            }
+            files
+        }
+    })
+}

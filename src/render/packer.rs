@@ -1,0 +1,186 @@
+//! Owns the Packer template: HCL text, its escaping, and which grammar knows what. Knows nothing of what
+//! the stages do: the script beside it does the work, stage by stage.
+
+use std::io::Write;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{PackerGrammar, template};
+use crate::error::Result;
+use crate::plan::{Base, LOG_DIR, Plan, STATE_DIR, Then};
+
+/// A fragment of the template folder, by name.
+macro_rules! fragment {
+    ($name:literal) => {
+        include_str!(concat!("../../templates/packer/", $name))
+    };
+}
+
+#[derive(Serialize)]
+struct View<'a> {
+    title: String,
+    version: &'static str,
+    digest: &'a str,
+    how_to: Vec<&'static str>,
+    required_version: &'static str,
+    ssh_cidrs: &'static str,
+    more_variables: &'static str,
+    more_source: String,
+    more_filter: String,
+    on_error: &'static str,
+    ami_name: String,
+    description: String,
+    tags: Vec<Tag>,
+    base: &'a Base,
+    owners: String,
+    root_gib: u64,
+    state_dir: &'static str,
+    script_sha256: String,
+    stage_count: usize,
+    stages: Vec<StageView>,
+}
+
+#[derive(Serialize)]
+struct Tag {
+    key: String,
+    value: String,
+}
+
+#[derive(Serialize)]
+struct StageView {
+    number: usize,
+    title: String,
+    command: String,
+    reboots: bool,
+    barrier: Vec<&'static str>,
+}
+
+pub(super) fn render(plan: &Plan, script: &str, grammar: PackerGrammar) -> Result<String> {
+    let digest = plan.digest();
+    let newest = grammar == PackerGrammar::Newest;
+    let title = format!("EFA + NCCL image of {}, stack {}", plan.distribution_name, plan.stack);
+    let more_filter = match (newest, plan.base.deprecated) {
+        (true, true) => "    include_deprecated = true\n".to_owned(),
+        (false, true) => {
+            "    # This image is deprecated, and only Packer 1.8 and newer can ask for deprecated ones.\n".to_owned()
+        }
+        (_, false) => String::new(),
+    };
+    let view = View {
+        version: env!("CARGO_PKG_VERSION"),
+        digest: &digest,
+        how_to: how_to(newest),
+        required_version: if newest { ">= 1.7.0" } else { ">= 1.6.0" },
+        ssh_cidrs: if newest { fragment!("ssh-cidrs-1.7.hcl") } else { fragment!("ssh-cidrs-1.6.hcl") },
+        more_variables: if newest { fragment!("variables-1.7.hcl") } else { "" },
+        more_source: more_source(plan, newest),
+        more_filter,
+        on_error: if newest { fragment!("on-error-1.7.hcl") } else { "" },
+        ami_name: format!("efa-gen-{}-{}-{}", plan.distribution, plan.stack, &digest[..12]),
+        description: format!("{title}, made by efa-gen"),
+        title,
+        tags: tags(plan, &digest),
+        base: &plan.base,
+        owners: plan.base.owners.iter().map(|owner| string(owner)).collect::<Vec<_>>().join(", "),
+        root_gib: plan.base.root_gib,
+        state_dir: STATE_DIR,
+        script_sha256: hex(&Sha256::digest(script)),
+        stage_count: plan.stages.len(),
+        stages: stages(plan, newest),
+    };
+    template::fill("packer/image.pkr.hcl", fragment!("image.pkr.hcl"), escape, &view)
+}
+
+/// The file that Packer 1.10 and newer need besides, and 1.6 refuses.
+pub(super) fn plugins() -> Result<String> {
+    Ok(fragment!("plugins.pkr.hcl").to_owned())
+}
+
+fn how_to(newest: bool) -> Vec<&'static str> {
+    if newest {
+        return vec!["packer init .     once", "packer build .    (options: packer inspect .)"];
+    }
+    vec!["packer build -var 'ssh_cidrs=[\"YOUR.ADDRESS/32\"]' image.pkr.hcl    (options: packer inspect image.pkr.hcl)"]
+}
+
+fn more_source(plan: &Plan, newest: bool) -> String {
+    if !newest {
+        return String::new();
+    }
+    let imds = if plan.base.imdsv2 {
+        fragment!("imds-1.7.hcl").to_owned()
+    } else {
+        format!(
+            "\n  # No IMDSv2 here: cloud-init {} does not know it, and would never read the login key.\n",
+            plan.base.cloud_init
+        )
+    };
+    format!("{}{imds}", fragment!("source-1.7.hcl"))
+}
+
+/// Names, versions and digests as tags, keys padded as `packer fmt` wants them.
+fn tags(plan: &Plan, digest: &str) -> Vec<Tag> {
+    let mut pairs = vec![
+        ("efa-gen:version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("efa-gen:plan".to_owned(), digest.to_owned()),
+        ("efa-gen:distribution".to_owned(), plan.distribution.clone()),
+        ("efa-gen:stack".to_owned(), plan.stack.clone()),
+    ];
+    for component in &plan.components {
+        pairs.push((format!("efa-gen:{}", component.name), component.version.clone()));
+    }
+    let width = pairs.iter().map(|(key, _)| string(key).len()).max().unwrap_or(0);
+    pairs.iter().map(|(key, value)| Tag { key: format!("{:width$}", string(key)), value: string(value) }).collect()
+}
+
+fn stages(plan: &Plan, newest: bool) -> Vec<StageView> {
+    let view = |(index, stage): (usize, &crate::plan::Stage)| {
+        let run = format!("sudo /bin/bash {STATE_DIR}/install.sh --stage {}", stage.id);
+        let reboots = stage.then == Then::Reboot;
+        // Before 1.7 nothing can fetch a file after a failure, so the log goes into Packer's own output.
+        let command = if newest { run } else { format!("{run} || {{ sudo cat {LOG_DIR}/install.log; exit 1; }}") };
+        let barrier = "Passes on the new boot only; on the old one it is cut off with the connection and tried again.";
+        StageView {
+            number: index + 1,
+            title: stage.title.clone(),
+            command,
+            reboots,
+            barrier: if reboots { vec![barrier] } else { Vec::new() },
+        }
+    };
+    plan.stages.iter().enumerate().map(view).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Text as an HCL string literal.
+fn string(text: &str) -> String {
+    format!("\"{}\"", inside_string(text))
+}
+
+/// Text between the quotes of an HCL string: quotes, backslashes, control characters and the starts of
+/// interpolation lose their meaning.
+fn inside_string(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => escaped.push_str("\\\""),
+            '\\' => escaped.push_str("\\\\"),
+            '\n' => escaped.push_str("\\n"),
+            '\r' => escaped.push_str("\\r"),
+            '\t' => escaped.push_str("\\t"),
+            '$' | '%' if chars.peek() == Some(&'{') => escaped.extend([c, c]),
+            c if c.is_control() => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+fn escape(text: &str, output: &mut dyn Write) -> std::io::Result<()> {
+    output.write_all(inside_string(text).as_bytes())
+}

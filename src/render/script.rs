@@ -1,0 +1,154 @@
+//! Owns the view of a plan that `templates/script` fills. Knows nothing of quoting; `shell` does that.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::{shell, template};
+use crate::error::Result;
+use crate::plan::{Component, LOG_DIR, Plan, STATE_DIR, Stage, Step, Then};
+
+#[derive(Serialize)]
+struct View<'a> {
+    title: String,
+    version: &'static str,
+    digest: String,
+    components: Vec<String>,
+    notes: Vec<String>,
+    state_dir: &'static str,
+    log_dir: &'static str,
+    reboot_after: String,
+    image_only: String,
+    stage_count: usize,
+    stages: Vec<StageView<'a>>,
+    environment: Vec<String>,
+    package_locks: String,
+    hook_install: String,
+    hook_start: String,
+    hook_remove: String,
+}
+
+#[derive(Serialize)]
+struct StageView<'a> {
+    number: usize,
+    id: &'a str,
+    function: String,
+    title: &'a str,
+    heading: String,
+    steps: Vec<StepView<'a>>,
+}
+
+#[derive(Serialize)]
+struct StepView<'a> {
+    id: String,
+    title: &'a str,
+    function: String,
+    hint: &'a str,
+    comment: String,
+    body: String,
+}
+
+/// The script as people read it.
+pub(super) fn render(plan: &Plan) -> Result<String> {
+    fill(plan, include_str!("../../templates/script/install.sh"), true)
+}
+
+/// The same script without comments and blank lines of ours, for where bytes count.
+pub(super) fn render_bare(plan: &Plan) -> Result<String> {
+    let template = include_str!("../../templates/script/install.sh");
+    let (shebang, rest) = template.split_once('\n').unwrap_or((template, ""));
+    let code = |line: &&str| !line.trim_start().starts_with('#') && !line.is_empty();
+    let bare: Vec<&str> = std::iter::once(shebang).chain(rest.lines().filter(code)).collect();
+    fill(plan, &(bare.join("\n") + "\n"), false)
+}
+
+fn fill(plan: &Plan, text: &str, comments: bool) -> Result<String> {
+    let ids = |wanted: &dyn Fn(&Stage) -> bool| {
+        plan.stages.iter().filter(|stage| wanted(stage)).map(|stage| stage.id).collect::<Vec<_>>().join(" ")
+    };
+    let view = View {
+        title: format!("EFA + NCCL on {}, stack {}", comment(&plan.distribution_name), comment(&plan.stack)),
+        version: env!("CARGO_PKG_VERSION"),
+        digest: plan.digest(),
+        components: plan.components.iter().flat_map(describe).collect(),
+        notes: notes(plan),
+        state_dir: STATE_DIR,
+        log_dir: LOG_DIR,
+        reboot_after: ids(&|stage| stage.then == Then::Reboot),
+        image_only: ids(&|stage| stage.image_only),
+        stage_count: plan.stages.len(),
+        stages: plan
+            .stages
+            .iter()
+            .enumerate()
+            .map(|(index, stage)| stage_view(index + 1, stage, comments))
+            .collect::<Result<_>>()?,
+        environment: plan.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        package_locks: shell::body(&plan.package_locks)?,
+        hook_install: shell::body(&plan.boot_hook.install)?,
+        hook_start: shell::body(&plan.boot_hook.start)?,
+        hook_remove: shell::body(&plan.boot_hook.remove)?,
+    };
+    template::fill("script/install.sh", text, escape, &view)
+}
+
+fn escape(text: &str, output: &mut dyn Write) -> std::io::Result<()> {
+    let quoted = shell::quote(text).map_err(std::io::Error::other)?;
+    output.write_all(quoted.as_bytes())
+}
+
+fn stage_view(number: usize, stage: &Stage, comments: bool) -> Result<StageView<'_>> {
+    Ok(StageView {
+        number,
+        id: stage.id,
+        function: identifier(stage.id),
+        title: &stage.title,
+        heading: comment(&stage.title),
+        steps: stage.steps.iter().map(|step| step_view(stage, step, comments)).collect::<Result<_>>()?,
+    })
+}
+
+fn step_view<'a>(stage: &Stage, step: &'a Step, comments: bool) -> Result<StepView<'a>> {
+    let mut lines = Vec::new();
+    if comments {
+        lines.push(format!("# {}.", comment(&step.title)));
+        lines.extend(step.why.iter().map(|why| format!("# Why: {}.", comment(why))));
+    }
+    Ok(StepView {
+        id: format!("{}.{}", stage.id, step.id),
+        title: &step.title,
+        function: identifier(&format!("{}_{}", stage.id, step.id)),
+        hint: step.hint.as_deref().unwrap_or(""),
+        comment: lines.join("\n"),
+        body: shell::body(&step.actions)?,
+    })
+}
+
+fn describe(component: &Component) -> Vec<String> {
+    let mut lines = vec![comment(&format!("{} {}, {}", component.title, component.version, component.origin))];
+    lines.extend(component.digest.as_ref().map(|digest| comment(&format!("  {digest}"))));
+    lines.push(comment(&format!("  digest published by: {}", component.published)));
+    lines
+}
+
+fn notes(plan: &Plan) -> Vec<String> {
+    let mut notes: Vec<String> = plan.note.iter().map(|note| comment(note)).collect();
+    if plan.architectures.is_empty() {
+        notes.push("CPU-only: no driver, no CUDA, no NCCL.".into());
+    } else {
+        let for_whom =
+            plan.instance_type.as_deref().map_or("no instance type was chosen".into(), |t| format!("for {t}"));
+        notes.push(comment(&format!("GPU code is built for {} ({for_whom}).", plan.architectures.join(", "))));
+    }
+    notes
+}
+
+/// Text that stays on its comment line.
+fn comment(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A shell function's name.
+fn identifier(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}

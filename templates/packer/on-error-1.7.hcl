@@ -1,0 +1,6 @@
+  error-cleanup-provisioner "file" {
+    direction   = "download"
+    source      = "/var/log/efa-gen/install.log"
+    destination = "efa-gen-install.log"
+  }
+

@@ -1,0 +1,10 @@
+# For Packer 1.10 and newer, which no longer bring the plugin: run `packer init .` once. Packer 1.6 does not know
+# this block; leave the file out there.
+packer {
+  required_plugins {
+    amazon = {
+      source  = "github.com/hashicorp/amazon"
+      version = ">= 1.1.6"
+    }
+  }
+}
