@@ -2,9 +2,13 @@
 //! formats that a plan is rendered to.
 
 mod action;
+mod finish;
 mod install;
+mod parts;
 mod request;
 mod seal;
+mod software;
+mod system;
 mod word;
 
 use serde::Serialize;

@@ -61,9 +61,9 @@ pub(super) fn render(plan: &Plan, script: &str, grammar: PackerGrammar) -> Resul
     let newest = grammar == PackerGrammar::Newest;
     let title = format!("EFA + NCCL image of {}, stack {}", plan.distribution_name, plan.stack);
     let more_filter = match (newest, plan.base.deprecated) {
-        (true, true) => "    include_deprecated = true\n".to_owned(),
+        (true, true) => "\n    include_deprecated = true\n".to_owned(),
         (false, true) => {
-            "    # This image is deprecated, and only Packer 1.8 and newer can ask for deprecated ones.\n".to_owned()
+            "\n    # This image is deprecated, and only Packer 1.8 and newer can ask for deprecated ones.\n".to_owned()
         }
         (_, false) => String::new(),
     };

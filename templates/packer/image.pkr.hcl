@@ -153,6 +153,8 @@ source "amazon-ebs" "image" {
     device_name           = "<~ base.root_device ~>"
     volume_size           = var.root_gib
     volume_type           = "gp3"
+    iops                  = 3000
+    throughput            = 125
     delete_on_termination = true
   }
 

@@ -14,9 +14,14 @@ use cli::{Cli, Command};
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Render(args) => commands::render::run(&args),
+        Command::Plan(args) => commands::plan::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Fetch(args) => commands::fetch::run(&args),
-        _ => Ok(()),
+        Command::Distros(args) => commands::list::distros(&args),
+        Command::InstanceTypes(args) => commands::list::instance_types(&args),
+        Command::Stacks(args) => commands::list::stacks(&args),
+        Command::Completions { shell } => commands::docs::completions(shell),
+        Command::Man { out } => commands::docs::man(out.as_deref()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

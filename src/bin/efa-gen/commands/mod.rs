@@ -1,6 +1,9 @@
-//! One module a command, each with `run`.
+//! One module a command, each with `run`; the short ones share one.
 
+pub mod docs;
 pub mod fetch;
+pub mod list;
+pub mod plan;
 mod recipe;
 pub mod render;
 pub mod verify;

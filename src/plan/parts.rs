@@ -1,0 +1,87 @@
+//! Owns what several stages are put together from: paths, package commands, downloads. Knows no stage.
+
+use super::action::{Action, Check, Run};
+use super::request::{Chosen, Gpu};
+use super::word::Word;
+use super::{STATE_DIR, Stage, Step, Then};
+use crate::catalog::distribution::{Distribution, FileContent};
+use crate::catalog::stack::Download;
+
+/// Where the EFA installer puts libfabric.
+pub(super) const EFA_PREFIX: &str = "/opt/amazon/efa";
+/// Where it puts Open MPI.
+pub(super) const MPI_PREFIX: &str = "/opt/amazon/openmpi";
+/// Where NCCL goes.
+pub(super) const NCCL_PREFIX: &str = "/opt/nccl";
+/// Where nccl-tests go.
+pub(super) const TESTS_PREFIX: &str = "/opt/nccl-tests";
+
+pub(super) fn stage(id: &'static str, title: impl Into<String>, then: Then, steps: Vec<Step>) -> Stage {
+    Stage { id, title: title.into(), then, image_only: false, steps }
+}
+
+pub(super) fn write_file(file: &FileContent) -> Action {
+    Action::WriteFile { path: file.path.clone(), mode: "0644", content: file.content.clone() }
+}
+
+pub(super) fn fetch(download: &Download, path: &str) -> Action {
+    let sha256 = download.sha256.clone().expect("choose() gives every download a digest");
+    Action::Fetch { url: download.url.clone(), sha256, path: path.to_owned() }
+}
+
+pub(super) fn prints<const N: usize>(argv: [&str; N], text: &str) -> Action {
+    Action::Assert(Check::Prints {
+        argv: argv.iter().map(|word| Word::literal(*word)).collect(),
+        text: text.to_owned(),
+    })
+}
+
+/// Stops the distribution's timers and waits for the package locks.
+pub(super) fn package_locks(distribution: &Distribution) -> Vec<Action> {
+    let packages = &distribution.packages;
+    let mut actions: Vec<Action> = packages.quiet.iter().map(|argv| Run::new(argv).into()).collect();
+    if !packages.locks.is_empty() {
+        actions.push(Action::WaitForLocks { files: packages.locks.clone() });
+    }
+    actions
+}
+
+pub(super) fn package_run(argv: &[String]) -> Run {
+    Run::new(argv).attempts(3)
+}
+
+/// Installs packages and checks each: yum succeeds as long as one of those it was given exists.
+pub(super) fn install(distribution: &Distribution, names: &[String]) -> Vec<Action> {
+    let packages = &distribution.packages;
+    let argv: Vec<String> = packages.install.iter().chain(names).cloned().collect();
+    let names = names.iter().map(|name| Word::template(name)).collect();
+    vec![
+        package_run(&argv).into(),
+        Action::Assert(Check::Installed { query: packages.installed.clone(), packages: names }),
+    ]
+}
+
+/// `/usr/local/cuda-10.1`, from the version's first two numbers.
+pub(super) fn cuda_prefix(gpu: &Gpu) -> String {
+    let mut numbers = gpu.resolved.cuda.version.split('.');
+    format!("/usr/local/cuda-{}.{}", numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"))
+}
+
+pub(super) fn plugin_lib_dir(chosen: &Chosen, gpu: &Gpu) -> String {
+    let plugin = gpu.resolved.plugin;
+    let lib = if plugin.source.is_some() { "lib" } else { &chosen.distribution.lib_dir };
+    format!("{}/{lib}", plugin.prefix)
+}
+
+pub(super) fn library_dirs(chosen: &Chosen) -> Vec<String> {
+    let lib = &chosen.distribution.lib_dir;
+    let mut dirs = vec![format!("{EFA_PREFIX}/{lib}"), format!("{MPI_PREFIX}/{lib}")];
+    if let Some(gpu) = &chosen.gpu {
+        dirs.extend([format!("{NCCL_PREFIX}/lib"), plugin_lib_dir(chosen, gpu), format!("{}/lib64", cuda_prefix(gpu))]);
+    }
+    dirs
+}
+
+pub(super) fn src(name: &str) -> String {
+    format!("{STATE_DIR}/src/{name}")
+}

@@ -1,0 +1,119 @@
+//! Owns the stages that bring the distribution into shape: sources, updates, kernel, headers, nouveau.
+
+use super::action::{Action, Check, Run};
+use super::parts::{install, package_run, stage, write_file};
+use super::request::Chosen;
+use super::word::Word;
+use super::{Stage, Step, Then};
+use crate::catalog::distribution::Distribution;
+
+pub(super) fn prepare(chosen: &Chosen) -> Stage {
+    let distribution = chosen.distribution;
+    let os = &distribution.os_release;
+    let mut steps = vec![
+        Step::new(
+            "machine",
+            format!("Check that this is {}", distribution.name),
+            vec![
+                Action::Assert(Check::System {
+                    id: os.id.clone(),
+                    version: os.version.clone(),
+                    machine: os.machine.clone(),
+                }),
+                // What the update and the installer themselves take; later stages check for their own.
+                Action::Assert(Check::FreeSpace { mib: 4096 }),
+            ],
+        )
+        .hint(
+            "this script is for one distribution: render another one for this machine, or give it a larger root volume",
+        ),
+        Step::new(
+            "cloud-init",
+            "Wait for cloud-init",
+            vec![match distribution.cloud_init.wait.as_slice() {
+                [] => Action::WaitForBootFinished,
+                argv => Action::WaitForCloudInit { argv: argv.to_vec() },
+            }],
+        )
+        .why("until it is done, cloud-init may hold the package locks and rewrite the package sources")
+        .hint("see /var/log/cloud-init.log and /var/log/cloud-init-output.log"),
+    ];
+    for repair in &distribution.repositories {
+        let mut actions: Vec<Action> = repair.write.iter().map(write_file).collect();
+        actions.extend(repair.replace.iter().map(|replace| Action::Replace {
+            files: replace.files.clone(),
+            pattern: replace.pattern.clone(),
+            with: replace.with.clone(),
+        }));
+        actions.extend(repair.run.iter().map(|argv| package_run(argv).into()));
+        let mut step = Step::new(&repair.id, &repair.title, actions).why(&repair.why);
+        step.hint.clone_from(&repair.hint);
+        steps.push(step);
+    }
+    let mut actions = vec![Action::OwnPackageLocks];
+    actions.push(package_run(&distribution.packages.refresh).into());
+    actions.extend(install(distribution, &distribution.packages.names.base));
+    steps.push(
+        Step::new("tools", "Install the tools that this script calls", actions)
+            .hint("see whether the package sources answer from this machine"),
+    );
+    stage("prepare", "Prepare the machine", Then::Continue, steps)
+}
+
+pub(super) fn update(distribution: &Distribution) -> Stage {
+    let mut actions = vec![Action::OwnPackageLocks];
+    actions.push(package_run(&distribution.packages.upgrade).into());
+    let step = Step::new("upgrade", "Upgrade every package", actions)
+        .why("the reboot that follows is missing in AWS's guide of 2020: without it the headers of the running kernel may be gone");
+    stage("update", "Update the system, then reboot into its kernel", Then::Reboot, vec![step])
+}
+
+pub(super) fn kernel(chosen: &Chosen) -> Stage {
+    let distribution = chosen.distribution;
+    let names = &distribution.packages.names;
+    let mut headers = vec![Action::OwnPackageLocks];
+    headers.extend(install(distribution, &names.headers));
+    headers.push(Action::Assert(Check::Exists { path: Word::template("/lib/modules/{kernel}/build/Makefile") }));
+    let mut packages = names.compilers.clone();
+    if chosen.gpu.is_some() {
+        packages.extend(names.driver.iter().chain(&names.build).cloned());
+    }
+    let mut tools = vec![Action::OwnPackageLocks];
+    tools.extend(install(distribution, &packages));
+    let mut steps = vec![
+        Step::new("newest", "Check that the newest kernel is running", vec![Action::Assert(Check::NewestKernel)])
+            .why("modules are built for the running kernel, and the image boots the newest one")
+            .hint("reboot the machine, then run the script again"),
+        Step::new("headers", "Install the running kernel's headers", headers)
+            .hint("the package sources no longer have headers for this kernel: update the machine and reboot"),
+        Step::new("compilers", "Install compilers and libraries", tools),
+    ];
+    if chosen.gpu.is_none() {
+        return stage("kernel", "Kernel headers and compilers", Then::Continue, steps);
+    }
+    steps.push(nouveau(distribution));
+    stage("kernel", "Kernel headers and compilers; nouveau off, then reboot", Then::Reboot, steps)
+}
+
+fn nouveau(distribution: &Distribution) -> Step {
+    let kernel = &distribution.kernel;
+    let mut actions = vec![Action::WriteFile {
+        path: "/etc/modprobe.d/blacklist-nouveau.conf".into(),
+        mode: "0644",
+        content: "blacklist nouveau\noptions nouveau modeset=0\n".into(),
+    }];
+    actions.extend(kernel.nouveau_off.write.as_ref().map(write_file));
+    actions.extend(kernel.nouveau_off.append.as_ref().map(|append| Action::AppendToLines {
+        path: append.path.clone(),
+        lines: append.lines.clone(),
+        text: append.text.clone(),
+    }));
+    if !kernel.nouveau_off.apply.is_empty() {
+        actions.push(Run::new(&kernel.nouveau_off.apply).into());
+    }
+    actions.push(Run::new(&kernel.rebuild_initramfs).into());
+    Step::new("nouveau", "Turn nouveau off", actions).why(format!(
+        "AWS's guide overwrites GRUB_CMDLINE_LINUX; here the arguments of {} are added to, never replaced",
+        kernel.boot_loader
+    ))
+}
