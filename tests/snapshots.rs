@@ -1,0 +1,110 @@
+//! The snapshots are the product: what users get for every distribution, in every format, from the guide stack.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+
+use base64::Engine;
+use efa_gen::plan::Plan;
+use efa_gen::render::{self, Format, PackerGrammar};
+use support::{catalog, in_repository, plan_of};
+
+/// Every file that is rendered for a plan, and the plan itself, by name.
+fn product(plan: &Plan) -> Vec<(&'static str, String)> {
+    let mut files: Vec<(&'static str, String)> = Format::all(PackerGrammar::Newest)
+        .into_iter()
+        .flat_map(|format| render::render(plan, format).expect("every format can be rendered"))
+        .map(|file| (file.name, file.text))
+        .collect();
+    let packed = files.iter_mut().find(|(name, _)| *name == "user-data.yaml").expect("cloud-init is a format");
+    let payload = payload(&packed.1);
+    packed.1 = packed.1.replace(&payload, "<install.sh without comments, gzip, base64>");
+    files.push(("plan.json", serde_json::to_string_pretty(plan).expect("a plan is plain data")));
+    files
+}
+
+/// The base64 text that the user-data carries.
+fn payload(user_data: &str) -> String {
+    let line =
+        user_data.lines().find(|line| line.trim_start().starts_with("H4sI")).expect("the user-data carries gzip");
+    line.trim_start().to_owned()
+}
+
+#[test]
+fn every_distribution_and_format() {
+    for distribution in &catalog().distributions {
+        let folder = in_repository("snapshots").join(&distribution.id);
+        for (name, text) in product(&plan_of(&distribution.id, "guide")) {
+            insta::with_settings!({
+                snapshot_path => &folder,
+                prepend_module_to_snapshot => false,
+                omit_expression => true,
+            }, { insta::assert_snapshot!(name, text) });
+        }
+    }
+}
+
+#[test]
+fn no_snapshot_is_an_orphan() {
+    let mut expected = BTreeSet::new();
+    for distribution in &catalog().distributions {
+        for (name, _) in product(&plan_of(&distribution.id, "guide")) {
+            expected.insert(format!("{}/{name}.snap", distribution.id));
+        }
+    }
+    let mut found = BTreeSet::new();
+    for folder in fs::read_dir(in_repository("snapshots")).expect("snapshots/ is there") {
+        let folder = folder.expect("snapshots/ can be read");
+        for file in fs::read_dir(folder.path()).expect("snapshots/ holds folders only") {
+            let name = file.expect("a snapshot folder can be read").file_name();
+            found.insert(format!("{}/{}", folder.file_name().display(), name.display()));
+        }
+    }
+    assert_eq!(expected, found);
+}
+
+#[test]
+fn user_data_carries_the_script_without_its_comments() {
+    for distribution in &catalog().distributions {
+        let plan = plan_of(&distribution.id, "guide");
+        let text = |format| render::render(&plan, format).expect("it can be rendered").remove(0).text;
+        let packed = base64::engine::general_purpose::STANDARD
+            .decode(payload(&text(Format::CloudInit)))
+            .expect("the payload is base64");
+        let mut carried = String::new();
+        flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut carried).expect("the payload is gzip");
+        let code = |text: &str| {
+            let lines = text.lines().skip(1).filter(|line| !line.is_empty() && !line.trim_start().starts_with('#'));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(code(&text(Format::Script)), code(&carried), "{}", distribution.id);
+        assert!(carried.starts_with("#!/bin/bash\n"), "{}", distribution.id);
+    }
+}
+
+#[test]
+fn user_data_stays_under_the_limit_of_ec2() {
+    for distribution in &catalog().distributions {
+        for stack in ["guide", "newest"] {
+            let plan = plan_of(&distribution.id, stack);
+            let text = render::render(&plan, Format::CloudInit).expect("it can be rendered").remove(0).text;
+            assert!(text.starts_with("#cloud-config\n"));
+            assert!(text.len() <= 16384, "{} {stack}: {} bytes", distribution.id, text.len());
+        }
+    }
+}
+
+#[test]
+fn user_data_that_does_not_fit_is_refused_with_the_excess() {
+    let noise: String = (0..4000u32).map(|n| format!("{:x}\n", n.wrapping_mul(2_654_435_761))).collect();
+    let request = efa_gen::plan::Request {
+        extra_script: Some(format!("#!/bin/sh\n{noise}")),
+        ..support::request("ubuntu18", "guide")
+    };
+    let plan = efa_gen::plan::plan(&catalog(), &request).expect("a long script is no problem for the plan");
+    let error = render::render(&plan, Format::CloudInit).expect_err("it can't fit");
+    assert!(error.to_string().contains("more than EC2 allows"), "{error}");
+    assert!(render::render(&plan, Format::Script).is_ok());
+}
