@@ -107,7 +107,8 @@ open_lock() {
 start_log() {
   exec >>"$LOG" 2>&1
   LOGGING=1
-  printf '=== %s boot %s kernel %s plan %s\n' "$(date -u +%FT%TZ)" "$BOOT" "$KERNEL" "$PLAN"
+  printf '=== %s plan %s boot %s kernel %s: %s GPUs, %s compile jobs\n' "$(date -u +%FT%TZ)" \
+    "$PLAN" "$BOOT" "$KERNEL" "$GPUS" "$JOBS"
 }
 
 # Keeps a copy that the boot hook can start, and refuses to mix two plans on one machine.
@@ -218,7 +219,7 @@ replace() { # GLOB REGEX REPLACEMENT
   local files
   mapfile -t files < <(compgen -G "$1")
   [ "${#files[@]}" -gt 0 ] || die "$ASSERTION" "no file is named $1"
-  run sed -E -i -e "s|$2|$3|" "${files[@]}"
+  run sed -E -i -e "s|$2|$3|" "${files[@]+"${files[@]}"}"
 }
 
 digest_of() { sha256sum <"$1" | cut -d ' ' -f 1; }

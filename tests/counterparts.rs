@@ -1,0 +1,191 @@
+//! The rendered files before the real programs that will read them. These need programs that a fresh machine does
+//! not have, so they are ignored by a plain `cargo test`; `.ci/run` installs the programs and runs them all.
+
+#[path = "support/sandbox.rs"]
+mod sandbox;
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use efa_gen::plan::{Action, Then};
+use sandbox::{Sandbox, plan, stage, step};
+use support::{catalog, efa_gen, stderr, stdout};
+
+/// Runs a program; a missing one fails the test.
+fn program(name: &str, arguments: &[&str], folder: &Path) -> Output {
+    Command::new(name)
+        .args(arguments)
+        .current_dir(folder)
+        .env("CHECKPOINT_DISABLE", "1")
+        .env("PACKER_NO_COLOR", "1")
+        .env("HOME", folder)
+        .output()
+        .unwrap_or_else(|error| panic!("{name} does not start: {error}; .ci/run installs it"))
+}
+
+/// Renders everything for every distribution, stack and grammar; calls back with the folder and what it holds.
+fn each_rendering(mut look: impl FnMut(&Path, &str)) {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    fs::write(folder.path().join("extra"), "#!/bin/sh\necho \"it's $HOME and ${x}\"\n").expect("it can be written");
+    let extra = folder.path().join("extra").display().to_string();
+    for distribution in &catalog().distributions {
+        let variants: [&[&str]; 4] =
+            [&[], &["--stack", "newest", "--test"], &["--no-gpu"], &["--extra-script", &extra]];
+        for (index, variant) in variants.iter().enumerate() {
+            for grammar in ["1.6", "1.7"] {
+                let name = format!("{}-{index}-{grammar}", distribution.id);
+                let out = folder.path().join(&name);
+                let out_text = out.display().to_string();
+                let fixed = ["render", "--distro", &distribution.id, "--packer", grammar, "--out", &out_text];
+                let output = efa_gen(&[&fixed[..], variant].concat());
+                assert!(output.status.success(), "{name}: {}", stderr(&output));
+                look(&out, &name);
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs shellcheck; run by .ci/run"]
+fn shellcheck_finds_nothing_in_any_script() {
+    each_rendering(|folder, name| {
+        let output = program("shellcheck", &["install.sh"], folder);
+        assert!(output.status.success(), "{name}: {}{}", stdout(&output), stderr(&output));
+    });
+}
+
+#[test]
+#[ignore = "needs packer; run by .ci/run"]
+fn packer_takes_every_template() {
+    each_rendering(|folder, name| {
+        let format = program("packer", &["fmt", "-check", "-diff", "image.pkr.hcl"], folder);
+        assert!(format.status.success(), "{name}: {}", stdout(&format));
+        if name.ends_with("1.6") {
+            let validate = ["validate", "-var", "ssh_cidrs=[\"203.0.113.7/32\"]", "image.pkr.hcl"];
+            let output = program("packer", &validate, folder);
+            assert!(output.status.success(), "{name}: {}{}", stdout(&output), stderr(&output));
+        } else {
+            let plugins = program("packer", &["fmt", "-check", "-diff", "plugins.pkr.hcl"], folder);
+            assert!(plugins.status.success(), "{name}: {}", stdout(&plugins));
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs packer; run by .ci/run"]
+fn packer_refuses_values_that_the_template_forbids() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let out = folder.path().display().to_string();
+    assert!(efa_gen(&["render", "--distro", "ubuntu18", "--packer", "1.6", "--out", &out]).status.success());
+    let good = "ssh_cidrs=[\"203.0.113.7/32\"]";
+    let cases = [
+        ("ssh_cidrs=[]", "the whole Internet is not one of them"),
+        ("ssh_cidrs=[\"0.0.0.0/0\"]", "the whole Internet is not one of them"),
+        ("region=everywhere", "must look like us-east-1"),
+        ("subnet_id=vpc-1", "must look like subnet-"),
+        ("spot_price=cheap", "must be empty, auto or a number"),
+        ("root_gib=8", "GiB or more"),
+        ("share_accounts=[\"12\"]", "An account is twelve digits"),
+        ("ssh_interface=telepathy", "must be public_ip"),
+    ];
+    for (value, words) in cases {
+        let output = program("packer", &["validate", "-var", good, "-var", value, "image.pkr.hcl"], folder.path());
+        assert!(!output.status.success(), "{value} was taken");
+        assert!(
+            (stdout(&output) + &stderr(&output)).contains(words),
+            "{value}: {}{}",
+            stdout(&output),
+            stderr(&output)
+        );
+    }
+    let without = program("packer", &["validate", "image.pkr.hcl"], folder.path());
+    assert!(!without.status.success(), "the addresses that may connect must be given");
+}
+
+#[test]
+#[ignore = "needs cloud-init; run by .ci/run"]
+fn cloud_init_takes_every_user_data() {
+    each_rendering(|folder, name| {
+        let output = program("cloud-init", &["schema", "--config-file", "user-data.yaml"], folder);
+        assert!(output.status.success(), "{name}: {}{}", stdout(&output), stderr(&output));
+    });
+}
+
+/// Runs one step of these actions with the real curl, tar and git; returns exit code and what was said.
+fn run_actions(sandbox: &Sandbox, actions: Vec<Action>) -> (Option<i32>, String) {
+    let _ = fs::remove_dir_all(sandbox.path("state"));
+    sandbox.install(&plan(vec![stage("one", Then::Continue, vec![step("it", actions)])]));
+    let output = sandbox.run(&[]);
+    (output.status.code(), stdout(&output) + &stderr(&output))
+}
+
+#[test]
+#[ignore = "needs curl and tar; run by .ci/run"]
+fn fetch_checks_the_digest_before_the_file_has_its_name() {
+    use sha2::Digest;
+    let sandbox = Sandbox::new();
+    sandbox.program("sleep", "exit 0");
+    sandbox.write("payload", "the right content\n");
+    let tar = program("tar", &["-czf", "served.tar.gz", "payload"], &sandbox.path(""));
+    assert!(tar.status.success());
+    let bytes = fs::read(sandbox.path("served.tar.gz")).expect("it is there");
+    let sha256: String = sha2::Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let url = format!("file://{}", sandbox.text("served.tar.gz"));
+    let fetch =
+        |sha256: &str| Action::Fetch { url: url.clone(), sha256: sha256.into(), path: sandbox.text("got/it.tar.gz") };
+
+    let (code, said) = run_actions(&sandbox, vec![fetch(&"0".repeat(64))]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains(&format!("wrong content: SHA-256 is {sha256}")), "{said}");
+    assert_eq!(fs::read_dir(sandbox.path("got")).expect("the folder is there").count(), 0, "nothing is left");
+
+    // An interrupted download goes on where it was cut.
+    fs::write(sandbox.path("got/it.tar.gz.part"), &bytes[..20]).expect("it can be written");
+    let unpack = Action::Unpack { archive: sandbox.text("got/it.tar.gz"), dir: sandbox.text("unpacked") };
+    fs::create_dir(sandbox.path("unpacked")).expect("a folder can be made");
+    sandbox.write("unpacked/stale", "from an earlier run");
+    let (code, said) = run_actions(&sandbox, vec![fetch(&sha256), unpack]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(sandbox.read("unpacked/payload"), "the right content\n");
+    assert!(!sandbox.path("unpacked/stale").exists(), "the folder is a fresh one");
+
+    let missing = Action::Fetch { url: format!("{url}.missing"), sha256, path: sandbox.text("got/other") };
+    let (code, said) = run_actions(&sandbox, vec![missing]);
+    assert_eq!(code, Some(5), "{said}");
+    assert!(said.contains("curl failed with status 37"), "{said}");
+}
+
+#[test]
+#[ignore = "needs git; run by .ci/run"]
+fn checkout_ends_at_exactly_the_pinned_commit() {
+    let sandbox = Sandbox::new();
+    let repository = sandbox.path("repository");
+    fs::create_dir(&repository).expect("a folder can be made");
+    let git = |arguments: &[&str]| {
+        let fixed = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"];
+        let output = program("git", &[&fixed[..], arguments].concat(), &repository);
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        stdout(&output).trim().to_owned()
+    };
+    git(&["init", "-q"]);
+    git(&["commit", "-q", "--allow-empty", "-m", "first"]);
+    let first = git(&["rev-parse", "HEAD"]);
+    fs::write(repository.join("later"), "x").expect("it can be written");
+    git(&["add", "later"]);
+    git(&["commit", "-q", "-m", "second"]);
+    let url = format!("file://{}", repository.display());
+    let checkout =
+        |commit: &str| Action::Checkout { url: url.clone(), commit: commit.into(), dir: sandbox.text("tree") };
+
+    let (code, said) = run_actions(&sandbox, vec![checkout(&first)]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(sandbox.path("tree/.git").exists() && !sandbox.path("tree/later").exists());
+    let (code, said) = run_actions(&sandbox, vec![checkout(&"0".repeat(40))]);
+    assert_eq!(code, Some(6), "{said}");
+    let gone = Action::Checkout { url: "file:///no/such/repository".into(), commit: first, dir: sandbox.text("tree") };
+    let (code, said) = run_actions(&sandbox, vec![gone]);
+    assert_eq!(code, Some(5), "{said}");
+    assert!(said.contains("git clone failed"), "{said}");
+}
