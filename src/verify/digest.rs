@@ -8,9 +8,7 @@ use std::thread;
 
 use sequoia_openpgp::crypto::hash::Context;
 use sequoia_openpgp::packet::Signature;
-use sequoia_openpgp::serialize::MarshalInto;
 use sequoia_openpgp::types::HashAlgorithm;
-use sha2::Digest as _;
 
 use super::refusal::Refusal;
 use super::request::Sha256;
@@ -19,116 +17,47 @@ use super::request::Sha256;
 const CHUNK: usize = 256 * 1024;
 
 /// Buffers that wait for a digest thread.
-const QUEUE: usize = 4;
+const QUEUE: usize = 8;
 
-/// Digests beyond the content's own; a real file needs one, and each costs a thread.
+/// Digests beyond the content's own: a real file needs one at most, and each costs a thread.
 const MOST_DIGESTS: usize = 8;
 
 /// Which digests to compute. The first is always the content's own SHA-256.
 pub(super) struct Plan {
-    hashers: Vec<Hasher>,
-}
-
-impl Default for Plan {
-    fn default() -> Self {
-        Plan { hashers: vec![Hasher::Sha256(sha2::Sha256::new())] }
-    }
+    hashers: Vec<Context>,
 }
 
 impl Plan {
+    pub(super) fn new() -> Result<Self, Refusal> {
+        Ok(Plan { hashers: vec![context(HashAlgorithm::SHA256, 4)?] })
+    }
+
     /// Makes sure that this signature's digest will be computed; returns its place.
     pub(super) fn add(&mut self, signature: &Signature) -> Result<usize, Refusal> {
-        let hasher = Hasher::new(signature)?;
-        // Salted digests can't be shared: the salt is hashed before the data.
-        let shared = self.hashers.iter().position(|other| match (other, &hasher) {
-            (Hasher::Other(a), Hasher::Other(b)) => signature.salt().is_none() && a.algo() == b.algo(),
-            (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
-        });
+        let algorithm = signature.hash_algo();
+        // A salt (version 6) is hashed before the data, so such a digest is nobody else's.
+        let shared = self.hashers.iter().position(|other| signature.salt().is_none() && other.algo() == algorithm);
         if let Some(place) = shared {
             return Ok(place);
         }
         if self.hashers.len() > MOST_DIGESTS {
             return Err(Refusal::TooManySignatures);
         }
+        let mut hasher = context(algorithm, signature.version())?;
+        hasher.update(signature.salt().unwrap_or(&[]));
         self.hashers.push(hasher);
         Ok(self.hashers.len() - 1)
     }
 }
 
-/// One digest under way. The `sha2` crate serves what signatures use in practice: the same speed as
-/// sequoia's own for SHA-256, a sixth faster for SHA-512.
-#[derive(Clone)]
-enum Hasher {
-    Sha256(sha2::Sha256),
-    Sha384(sha2::Sha384),
-    Sha512(sha2::Sha512),
-    /// A rarer algorithm, or a salted (version 6) signature.
-    Other(Context),
-}
-
-impl Hasher {
-    fn new(signature: &Signature) -> Result<Self, Refusal> {
-        let algorithm = signature.hash_algo();
-        Ok(match (signature.version(), algorithm) {
-            (4, HashAlgorithm::SHA256) => Hasher::Sha256(sha2::Sha256::new()),
-            (4, HashAlgorithm::SHA384) => Hasher::Sha384(sha2::Sha384::new()),
-            (4, HashAlgorithm::SHA512) => Hasher::Sha512(sha2::Sha512::new()),
-            (version, _) => {
-                let unsupported = |_| Refusal::Unsupported(format!("the digest {algorithm}"));
-                let mut context = algorithm.context().map_err(unsupported)?.for_signature(version);
-                context.update(signature.salt().unwrap_or(&[]));
-                Hasher::Other(context)
-            }
-        })
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Hasher::Sha256(hasher) => hasher.update(bytes),
-            Hasher::Sha384(hasher) => hasher.update(bytes),
-            Hasher::Sha512(hasher) => hasher.update(bytes),
-            Hasher::Other(context) => context.update(bytes),
-        }
-    }
-
-    /// The digest that `signature` signs: the data, then the signature's own signed part.
-    fn finish(mut self, signature: &Signature) -> sequoia_openpgp::Result<Vec<u8>> {
-        if let Hasher::Other(mut context) = self {
-            use sequoia_openpgp::crypto::hash::Hash;
-            signature.hash(&mut context)?;
-            return context.into_digest();
-        }
-        self.update(&trailer(signature)?);
-        self.plain()
-    }
-
-    fn plain(self) -> sequoia_openpgp::Result<Vec<u8>> {
-        match self {
-            Hasher::Sha256(hasher) => Ok(hasher.finalize().to_vec()),
-            Hasher::Sha384(hasher) => Ok(hasher.finalize().to_vec()),
-            Hasher::Sha512(hasher) => Ok(hasher.finalize().to_vec()),
-            Hasher::Other(context) => context.into_digest(),
-        }
-    }
-}
-
-/// What a version 4 signature hashes after the data (RFC 9580, 5.2.4): its fields up to the end of the
-/// hashed subpackets, then 4, 255 and the length of that.
-fn trailer(signature: &Signature) -> sequoia_openpgp::Result<Vec<u8>> {
-    let subpackets = signature.hashed_area().to_vec()?;
-    let kinds = [4, signature.typ().into(), signature.pk_algo().into(), signature.hash_algo().into()];
-    let mut trailer = Vec::from(kinds);
-    trailer.extend(u16::try_from(subpackets.len())?.to_be_bytes());
-    trailer.extend(subpackets);
-    let length = u32::try_from(trailer.len())?;
-    trailer.extend([4, 255]);
-    trailer.extend(length.to_be_bytes());
-    Ok(trailer)
+fn context(algorithm: HashAlgorithm, version: u8) -> Result<Context, Refusal> {
+    let builder = algorithm.context().map_err(|_| Refusal::Unsupported(format!("the digest {algorithm}")))?;
+    Ok(builder.for_signature(version))
 }
 
 /// The digests of data that was read to its end.
 pub(super) struct Hashed {
-    hashers: Vec<Hasher>,
+    hashers: Vec<Context>,
     /// The content's own digest.
     pub(super) sha256: Sha256,
     /// How many bytes there were.
@@ -138,9 +67,9 @@ pub(super) struct Hashed {
 }
 
 impl Hashed {
-    /// The digest at this place of the plan, completed for this signature.
-    pub(super) fn digest(&self, place: usize, signature: &Signature) -> Result<Vec<u8>, Refusal> {
-        self.hashers[place].clone().finish(signature).map_err(|error| Refusal::Unsupported(error.to_string()))
+    /// The digest at this place of the plan, ready for a signature's own signed part.
+    pub(super) fn context(&self, place: usize) -> Context {
+        self.hashers[place].clone()
     }
 }
 
@@ -160,7 +89,7 @@ pub(super) fn run(data: impl Read, plan: Plan) -> Result<Hashed, Refusal> {
         (read, joined.collect::<Vec<_>>())
     });
     let Intake { length, head } = read.map_err(Refusal::Read)?;
-    let content = hashers[0].clone().plain().map_err(|error| Refusal::Unsupported(error.to_string()))?;
+    let content = hashers[0].clone().into_digest().map_err(|error| Refusal::Unsupported(error.to_string()))?;
     let mut sha256 = Sha256([0; 32]);
     sha256.0.copy_from_slice(&content);
     Ok(Hashed { hashers, sha256, length, head })
@@ -178,7 +107,7 @@ struct Buffer {
     filled: usize,
 }
 
-fn consume(mut hasher: Hasher, chunks: &Receiver<Chunk>) -> Hasher {
+fn consume(mut hasher: Context, chunks: &Receiver<Chunk>) -> Context {
     for chunk in chunks {
         hasher.update(&chunk.bytes[..chunk.filled]);
     }

@@ -44,6 +44,7 @@ mod text;
 use std::io::Read;
 use std::time::{Duration, SystemTime};
 
+use sequoia_openpgp::Cert;
 use sequoia_openpgp::packet::Signature;
 
 pub use refusal::Refusal;
@@ -77,27 +78,25 @@ pub struct Verified {
     pub warnings: Vec<String>,
 }
 
+/// Decides what the signature and the certificate decide alone, as [`detached`] does before it reads
+/// any data: whether a download is worth its while.
+pub fn preflight(request: &Request) -> Result<(), Refusal> {
+    prepare(request).map(|_| ())
+}
+
 /// Checks detached signatures over `data`: reads it once, to its end, in constant memory.
 ///
 /// Everything that can be decided from the signature and the certificate is decided before the first
 /// byte of `data` is read.
 pub fn detached(data: impl Read + Send, request: &Request) -> Result<Verified, Refusal> {
-    let certificate = certificate::pinned(request.certificate, request.fingerprint)?;
-    let mut plan = Plan::default();
-    let mut candidates = Vec::new();
-    for signature in signature::read(request.signature)? {
-        let signer = certificate::signer(&certificate, &signature, request.at)?;
-        let digest = plan.add(&signature)?;
-        candidates.push(Candidate { signature, signer, digest });
-    }
-
+    let (certificate, plan, candidates) = prepare(request)?;
     let hashed = digest::run(data, plan)?;
     if hashed.length == 0 {
         return Err(Refusal::EmptyData);
     }
     for candidate in &candidates {
-        let digest = hashed.digest(candidate.digest, &candidate.signature)?;
-        if candidate.signature.verify_digest(&candidate.signer.key, digest).is_err() {
+        let Candidate { signature, signer, digest } = candidate;
+        if signature.verify_hash(&signer.key, hashed.context(*digest)).is_err() {
             return Err(Refusal::BadSignature {
                 found: hashed.sha256,
                 expected: request.sha256,
@@ -122,6 +121,18 @@ pub fn detached(data: impl Read + Send, request: &Request) -> Result<Verified, R
         hash_algorithm: signature.hash_algo().to_string(),
         warnings: signer.warnings,
     })
+}
+
+fn prepare(request: &Request) -> Result<(Cert, Plan, Vec<Candidate>), Refusal> {
+    let certificate = certificate::pinned(request.certificate, request.fingerprint)?;
+    let mut plan = Plan::new()?;
+    let mut candidates = Vec::new();
+    for signature in signature::read(request.signature)? {
+        let signer = certificate::signer(&certificate, &signature, request.at)?;
+        let digest = plan.add(&signature)?;
+        candidates.push(Candidate { signature, signer, digest });
+    }
+    Ok((certificate, plan, candidates))
 }
 
 /// A signature whose signer and date are acceptable, if the mathematics agree.
