@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Each test file uses its own part.
 
+pub mod http;
 pub mod pgp;
 
 use std::ffi::OsStr;

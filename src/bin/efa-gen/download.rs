@@ -24,6 +24,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// without it, and a plain-http mirror has no business sending anybody to a third place.
 const MOST_REDIRECTS: usize = 5;
 
+/// What one try gives.
+type Tried<T> = std::result::Result<T, Fault>;
+
 /// Why a try failed.
 enum Fault {
     /// Another try may succeed.
@@ -87,7 +90,7 @@ impl Downloader {
         result
     }
 
-    fn large_once(&self, url: &str, part: &mut Part, limit: u64, bar: &ProgressBar) -> Result<(), Fault> {
+    fn large_once(&self, url: &str, part: &mut Part, limit: u64, bar: &ProgressBar) -> Tried<()> {
         let resume = part.resume_point()?;
         let response = self.get(url, resume.as_ref().map(|point| (point.offset, point.etag.as_str())))?;
         let status = response.status().as_u16();
@@ -121,7 +124,7 @@ impl Downloader {
     }
 
     /// Asks for `url`, or for what follows `offset` if the file is still the one of that entity tag.
-    fn get(&self, url: &str, resume: Option<(u64, &str)>) -> Result<Response<Body>, Fault> {
+    fn get(&self, url: &str, resume: Option<(u64, &str)>) -> Tried<Response<Body>> {
         let mut url = url.to_owned();
         for _ in 0..=MOST_REDIRECTS {
             // Compressed in transit, the bytes could not be counted.
@@ -141,15 +144,17 @@ impl Downloader {
 }
 
 /// Tries until it succeeds, the fault lasts, or the tries are used up.
-fn retried<T>(mut once: impl FnMut() -> Result<T, Fault>) -> Result<T> {
+fn retried<T>(mut once: impl FnMut() -> Tried<T>) -> Result<T> {
     let mut wait = FIRST_WAIT;
     for attempt in 1.. {
         match once() {
             Ok(value) => return Ok(value),
             Err(Fault::Lasting(error)) => return Err(error),
             Err(Fault::Passing(error)) if attempt >= TRIES => {
-                let hint = "try again later: a tarball continues where it stopped";
-                return Err(Error::new(Class::Io, format!("gave up after {TRIES} tries")).because(error).hint(hint));
+                return Err(Error::new(
+                    Class::Io,
+                    format!("gave up after {TRIES} tries; the last: {}", with_cause(&error)),
+                ));
             }
             Err(Fault::Passing(error)) => {
                 let seconds = wait.as_secs_f32();
@@ -176,8 +181,9 @@ fn copy(
     url: &str,
     (offset, limit): (u64, u64),
     bar: &ProgressBar,
-) -> Result<u64, Fault> {
-    let failed = |error: io::Error| Fault::Lasting(Error::new(Class::Io, "could not write the download").because(error));
+) -> Tried<u64> {
+    let failed =
+        |error: io::Error| Fault::Lasting(Error::new(Class::Io, "could not write the download").because(error));
     file.seek(SeekFrom::Start(offset)).map_err(failed)?;
     let mut total = offset;
     let mut buffer = vec![0; 128 * 1024];
@@ -197,7 +203,7 @@ fn copy(
 }
 
 /// Where a redirect leads; only https will do.
-fn redirected(from: &str, location: &str) -> Result<String, Fault> {
+fn redirected(from: &str, location: &str) -> Tried<String> {
     let (scheme, rest) = from.split_once("://").unwrap_or(("", from));
     let host = rest.split('/').next().unwrap_or(rest);
     let target = if let Some(path) = location.strip_prefix("//") {
@@ -220,7 +226,8 @@ fn continues(headers: &HeaderMap, offset: u64, etag: &str) -> bool {
     if header("etag").is_some_and(|now| now != etag) {
         return false;
     }
-    let Some((range, total)) = header("content-range").and_then(|range| range.strip_prefix("bytes ")?.split_once('/')) else {
+    let Some((range, total)) = header("content-range").and_then(|range| range.strip_prefix("bytes ")?.split_once('/'))
+    else {
         return false;
     };
     let Some((first, last)) = range.split_once('-') else { return false };

@@ -63,7 +63,8 @@ impl Part {
     pub fn resume_point(&self) -> Result<Option<ResumePoint>> {
         let offset = self.file.metadata().map_err(|error| failed("read", &self.path, error))?.len();
         let etag = fs::read_to_string(&self.etag_path).unwrap_or_default();
-        let usable = offset > 0 && etag.starts_with('"') && etag.len() <= ETAG_LIMIT && !etag.contains(char::is_control);
+        let usable =
+            offset > 0 && etag.starts_with('"') && etag.len() <= ETAG_LIMIT && !etag.contains(char::is_control);
         Ok(usable.then_some(ResumePoint { offset, etag }))
     }
 
@@ -81,6 +82,18 @@ impl Part {
         self.file.sync_all().map_err(|error| failed("write", &self.path, error))?;
         fs::rename(&self.path, &self.target).map_err(|error| failed("rename", &self.path, error))?;
         remove(&self.etag_path)
+    }
+
+    /// Keeps what arrived for a later run, or removes the file if nothing did; hands the error on.
+    pub fn leave(self, error: Error) -> Result<Error> {
+        match self.resume_point()? {
+            Some(_) if error.hint_text().is_some() => Ok(error),
+            Some(point) => {
+                let next = format!("{} keeps the {} bytes that arrived", self.path.display(), point.offset);
+                Ok(error.hint(format!("{next}: the same command goes on from there")))
+            }
+            None => self.discard().map(|()| error),
+        }
     }
 
     /// Removes every trace.

@@ -81,7 +81,11 @@ impl Fetch<'_> {
             if beside.exists() { files::read(&beside, "signature", SIGNATURE_LIMIT)? } else { self.signature()? };
         let tarball = files::open(&self.path, "tarball")?;
         let verified = self.verify(tarball, &signature, key).map_err(|error| {
-            let hint = format!("{}, or remove {} to download it again", error.hint_text().unwrap_or("check the files"), self.path.display());
+            let hint = format!(
+                "{}, or remove {} to download it again",
+                error.hint_text().unwrap_or("check the files"),
+                self.path.display()
+            );
             error.hint(hint)
         })?;
         self.keep(&signature, key)?;
