@@ -361,6 +361,14 @@ fn the_published_digest_is_demanded() {
 }
 
 #[test]
+fn what_stands_in_the_way_of_the_part_is_left_alone() {
+    let (folder, server) = (scratch(), mirror(good));
+    std::os::unix::fs::symlink("/nowhere", folder.path().join(PART)).expect("a link");
+    assert_ran(&fetch(folder.path(), &server, &[]), 5, "is in the way: not a regular file");
+    assert_eq!(names(folder.path()), [PART]);
+}
+
+#[test]
 fn nobody_there_is_said_so() {
     let folder = scratch();
     let ran = efa_gen(folder.path(), &["fetch", "--base-url", "http://127.0.0.1:1"]);

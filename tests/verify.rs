@@ -367,7 +367,7 @@ fn an_unreadable_file_is_an_error_of_its_own() {
     let path = folder.path().join("secret.tar.gz");
     let mut file = fs::File::create(&path).expect("created");
     file.write_all(b"x").expect("written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("chmod");
     if fs::read(&path).is_ok() {
         return; // Root reads everything.
     }

@@ -32,6 +32,10 @@ impl Part {
         let path = with_suffix(target, ".part");
         let etag_path = with_suffix(target, ".part.etag");
         loop {
+            if fs::symlink_metadata(&path).is_ok_and(|there| !there.is_file()) {
+                let message = format!("{} is in the way: not a regular file", path.display());
+                return Err(Error::new(Class::Io, message).hint("remove it, or choose another folder with --out"));
+            }
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
             let file = file.map_err(|error| failed("open", &path, error))?;
             match file.try_lock() {
