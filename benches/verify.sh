@@ -24,7 +24,7 @@ trap 'gpgconf --kill all; rm -rf "$work"' EXIT
 gpg_sign() { gpg --batch --quiet --yes --pinentry-mode loopback --passphrase '' "$@"; }
 gpg_sign --quick-gen-key 'Bench <bench@example.org>' rsa2048 sign never 2>/dev/null
 gpg_sign --armor --output "$work/key" --export bench@example.org
-fingerprint=$(gpg --batch --with-colons --list-keys | awk -F: '$1 == "fpr" { print $10; exit }')
+fingerprint=$(gpg --batch --with-colons --list-keys 2>/dev/null | awk -F: '$1 == "fpr" { print $10; exit }')
 for size in 70 700; do
   head -c "${size}000000" /dev/urandom >"$work/$size"
   for digest in sha256 sha512; do
@@ -38,15 +38,33 @@ import os, statistics, subprocess, sys, time
 binary, work, fingerprint, rounds = sys.argv[1:]
 
 
-def run(command):
-    """Seconds and peak memory (MB) of one command, which must succeed."""
+def start(command):
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def seconds(command):
+    """How long one command takes, which must succeed."""
     begin = time.monotonic()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        sys.exit(f"exit {child.returncode}: {' '.join(command)}")
-    return time.monotonic() - begin, usage.ru_maxrss / 1024
+    code = start(command).wait()
+    if code != 0:
+        sys.exit(f"exit {code}: {' '.join(command)}")
+    return time.monotonic() - begin
+
+
+def peak_memory(command):
+    """The high-water mark (MB), looked at while it runs: the one that the kernel hands over at the end
+    includes this interpreter, from which the process was forked."""
+    child, peak = start(command), 0
+    while child.poll() is None:
+        try:
+            with open(f"/proc/{child.pid}/status") as status:
+                fields = dict(line.split(":", 1) for line in status)
+            if fields["Name"].strip() == os.path.basename(command[0])[:15]:
+                peak = max(peak, int(fields.get("VmHWM", "0 kB").split()[0]))
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+        time.sleep(0.002)
+    return peak / 1024
 
 
 def commands(size):
@@ -66,13 +84,13 @@ for size in (70, 700):
     seen = {name: [] for name in table}
     for _ in range(int(rounds)):
         for name, command in table.items():
-            seen[name].append(run(command))
-    median = {name: statistics.median(t for t, _ in runs) for name, runs in seen.items()}
+            seen[name].append(seconds(command))
+    median = {name: statistics.median(runs) for name, runs in seen.items()}
     for name, runs in seen.items():
-        times, peak = [t for t, _ in runs], max(m for _, m in runs)
+        peak = peak_memory(table[name])
         digest = "sha512" if "sha512" in name else "sha256"
         ratio = lambda other: f"{median[name] / median[other]:.2f}" if name != other else ""
         against = ratio(f"openssl dgst -{digest}"), ratio(f"gpg --verify, {digest} signature")
-        print(f"| {size} | {name} | {median[name]:.3f} | {min(times):.3f}-{max(times):.3f} | "
+        print(f"| {size} | {name} | {median[name]:.3f} | {min(runs):.3f}-{max(runs):.3f} | "
               f"{size / median[name]:.0f} | {peak:.1f} | {against[0]} | {against[1]} |")
 PYTHON

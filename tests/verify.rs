@@ -16,7 +16,7 @@ struct Case {
     data: &'static str,
     signature: &'static str,
     key: &'static str,
-    /// The key whose fingerprint is pinned.
+    /// The key whose fingerprint is pinned; `=HEX` pins that, nothing the key file's own.
     pin: &'static str,
     more: &'static [&'static str],
     code: i32,
@@ -28,7 +28,7 @@ const fn case(name: &'static str, signature: &'static str, code: i32, says: &'st
     Case { name, data: "efa.tar.gz", signature, key: "good.asc", pin: "good", more: &[], code, says }
 }
 
-/// A case whose key file, pin and signature share one name.
+/// A case that pins the primary key of its own key file, `NAME.asc`.
 const fn own(
     name: &'static str,
     signature: &'static str,
@@ -36,7 +36,6 @@ const fn own(
     code: i32,
     says: &'static [&'static str],
 ) -> Case {
-    // `pin` is filled in by `run`: the key file's name without `.asc`.
     Case { name, data: "efa.tar.gz", signature, key, pin: "", more: &[], code, says }
 }
 
@@ -162,6 +161,7 @@ const CASES: &[Case] = &[
     own("hard revocation", "hard.sig", "hard.asc", 3, &["was revoked on ", "(Key material has been compromised: what \\x1b[31m happened)"]),
     own("soft revocation", "soft.sig", "soft.asc", 3, &["was revoked on ", "superseded"]),
     own("soft revocation, judged before it", "soft.sig", "soft.asc", 3, &["was revoked on "]).more(&["--at", "2019-07-01"]),
+    own("revoked in one of two copies", "hard.sig", "hard-both.asc", 3, &["was revoked on "]).pin("hard"),
     own("signing subkey revoked", "revsub.sig", "revsub.asc", 3, &["was revoked on "]),
     case("dated in the future", "future.sig", 3, &["the signature is dated 2040-01-01 00:00:00 UTC, after the time of checking"]),
     case("dated in the future, judged then", "future.sig", 0, &["signed at       2040-01-01"]).more(&["--at", "2040-01-02"]),
@@ -172,8 +172,8 @@ const CASES: &[Case] = &[
     case("SHA-1 over the data", "good-SHA1.sig", 3, &["the signature uses SHA1, which can be forged"]),
     case("SHA-1, judged in its day", "good-SHA1.sig", 3, &["which can be forged"]).more(&["--at", "2012-01-01"]),
     case("MD5 over the data", "md5.sig", 3, &["the signature uses MD5, which can be forged"]),
-    own("RSA-1024", "rsa1024.sig", "rsa1024.asc", 3, &["with 1024 bits, which can be broken"]),
-    own("DSA-2048", "dsa.sig", "dsa.asc", 3, &["with 2048 bits, which can be broken"]),
+    own("RSA-1024", "rsa1024.sig", "rsa1024.asc", 3, &["with 1024 bits, which is too weak to count"]),
+    own("DSA-2048", "dsa.sig", "dsa.asc", 3, &["with 2048 bits, which is too weak to count"]),
     case("text mode", "text.sig", 3, &["not one over a binary file"]),
     case("unknown critical notation", "critical.sig", 3, &["the signature is not acceptable: "]),
 
@@ -262,6 +262,7 @@ fn fill(folder: &Path) {
     write("two.sig", &[&sig[..], &bytes("wrong.sig")].concat());
     write("two-rev.sig", &[&bytes("wrong.sig")[..], &sig].concat());
     write("two-bad.sig", &[&sig[..], &bytes("other.sig")].concat());
+    write("hard-both.asc", &[bytes("hard-before.asc"), bytes("hard.asc")].concat());
     write("text.txt", b"See the README.\n");
     write("empty", b"");
     write("blanks", b" \r\n\n");

@@ -13,11 +13,11 @@ use sequoia_openpgp::types::HashAlgorithm;
 use super::refusal::Refusal;
 use super::request::Sha256;
 
-/// Bytes in a buffer: large enough that handing it over costs nothing beside hashing it.
-const CHUNK: usize = 256 * 1024;
+/// Bytes in a buffer: large enough that handing it over, and waking whoever waits, costs little.
+const CHUNK: usize = 1024 * 1024;
 
 /// Buffers that wait for a digest thread.
-const QUEUE: usize = 8;
+const QUEUE: usize = 4;
 
 /// Digests beyond the content's own: a real file needs one at most, and each costs a thread.
 const MOST_DIGESTS: usize = 8;

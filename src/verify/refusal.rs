@@ -82,7 +82,7 @@ pub enum Refusal {
         /// The reason that its owner gave.
         reason: String,
     },
-    /// The key can be broken.
+    /// The key is too short, or of a kind that is given up.
     WeakKey {
         /// Which key.
         key: String,
@@ -225,7 +225,7 @@ impl Refusal {
                 let date = at.map_or("at an unknown date".to_owned(), |at| format!("on {}", time(at)));
                 write!(f, "key {key} was revoked {date} ({reason})")
             }
-            Refusal::WeakKey { key, kind } => write!(f, "key {key} is {kind}, which can be broken"),
+            Refusal::WeakKey { key, kind } => write!(f, "key {key} is {kind}, which is too weak to count"),
             Refusal::FromTheFuture { signed, at } => {
                 write!(f, "the signature is dated {}, after the time of checking, {}", time(*signed), time(*at))
             }
@@ -250,7 +250,9 @@ impl Refusal {
         use Refusal::*;
         match self {
             Read(_) => "check the disk or the connection and try again".to_owned(),
-            EmptyData | MarkupSignature | MarkupKey | BadSignature { markup: true, .. } => {
+            EmptyData => "download it again".to_owned(),
+            SignatureExpired { .. } => "get a newer signature from the publisher".to_owned(),
+            MarkupSignature | MarkupKey | BadSignature { markup: true, .. } => {
                 "the server answered with something else than the file; check the URL and download it again".to_owned()
             }
             PrivateKey | KeyAsSignature { private: true } => {
@@ -282,7 +284,7 @@ impl Refusal {
             FromTheFuture { .. } | SignedBeforeKey { .. } => {
                 "one of the clocks was wrong: this machine's (or --at), or the signer's".to_owned()
             }
-            WeakDigest(_) | WeakKey { .. } | SignatureExpired { .. } | NotBinary(_) | NotForSigning(_) => {
+            WeakDigest(_) | WeakKey { .. } | NotBinary(_) | NotForSigning(_) => {
                 "ask the publisher for a new signature; GnuPG may call this one good, efa-gen does not".to_owned()
             }
             SignedMessage => "a detached signature is the file beside the tarball, usually TARBALL.sig".to_owned(),
