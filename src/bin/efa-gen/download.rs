@@ -256,10 +256,23 @@ fn refused_by_server(status: u16, url: &str) -> Fault {
 }
 
 fn transport(url: &str, error: ureq::Error) -> Fault {
-    let lasting = matches!(error, ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl);
-    let class = if lasting { Class::Usage } else { Class::Io };
-    let failed = Error::new(class, format!("could not reach {url}")).because(error);
-    if lasting { Fault::Lasting(failed) } else { Fault::Passing(failed) }
+    use ureq::Error::{BadUri, Http, InvalidProxyUrl, Io, Rustls, Tls};
+    let message = format!("could not reach {url}");
+    match error {
+        BadUri(_) | Http(_) | InvalidProxyUrl => Fault::Lasting(Error::new(Class::Usage, message).because(error)),
+        // A certificate that is refused once will be refused again.
+        Tls(_) | Rustls(_) => Fault::Lasting(untrusted(message).because(error)),
+        Io(ref cause) if cause.kind() == io::ErrorKind::InvalidData => {
+            Fault::Lasting(untrusted(message).because(error))
+        }
+        _ => Fault::Passing(Error::new(Class::Io, message).because(error)),
+    }
+}
+
+fn untrusted(message: String) -> Error {
+    Error::new(Class::Io, message).hint(
+        "where a proxy replaces certificates, download the files with a tool that trusts it, and run `efa-gen verify`",
+    )
 }
 
 fn cut(url: &str, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
