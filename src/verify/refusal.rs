@@ -285,7 +285,7 @@ impl Refusal {
                 "one of the clocks was wrong: this machine's (or --at), or the signer's".to_owned()
             }
             WeakDigest(_) | WeakKey { .. } | NotBinary(_) | NotForSigning(_) => {
-                "ask the publisher for a new signature; GnuPG may call this one good, efa-gen does not".to_owned()
+                "ask the publisher for a new signature; another tool may take this one, efa-gen does not".to_owned()
             }
             SignedMessage => "a detached signature is the file beside the tarball, usually TARBALL.sig".to_owned(),
             KeyAsSignature { .. } => "did --signature and --key change places?".to_owned(),

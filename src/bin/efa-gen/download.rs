@@ -21,7 +21,8 @@ const TRIES: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 
 /// Redirects for one request. Each must lead to https: what was asked for over TLS is not taken
-/// without it, and a plain-http mirror has no business sending anybody to a third place.
+/// without it, and a plain-http mirror has no business sending anybody to a third place. It counts as a failure of the
+/// network (exit code 5): no signature was looked at yet.
 const MOST_REDIRECTS: usize = 5;
 
 /// What one try gives.
