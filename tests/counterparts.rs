@@ -1,8 +1,6 @@
 //! The rendered files before the real programs that will read them. These need programs that a fresh machine does
 //! not have, so they are ignored by a plain `cargo test`; `.ci/run` installs the programs and runs them all.
 
-#[path = "support/sandbox.rs"]
-mod sandbox;
 mod support;
 
 use std::fs;
@@ -10,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use efa_gen::plan::{Action, Then};
-use sandbox::{Sandbox, plan, stage, step};
+use support::sandbox::{Sandbox, plan, stage, step};
 use support::{catalog, efa_gen, stderr, stdout};
 
 /// Runs a program; a missing one fails the test.

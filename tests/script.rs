@@ -1,13 +1,11 @@
 //! The install script, executed: progress, resuming, reboots, failure reports, exit codes.
 
-#[path = "support/sandbox.rs"]
-mod sandbox;
 mod support;
 
 use std::fs;
 
 use efa_gen::plan::{Action, Check, Run, Then, Word};
-use sandbox::{Sandbox, append, plan, stage, step};
+use support::sandbox::{Sandbox, append, plan, stage, step};
 use support::{stderr, stdout};
 
 fn three_stages(sandbox: &Sandbox) -> efa_gen::plan::Plan {

@@ -1,6 +1,11 @@
-//! What several test files use: every plan of the guide stack, and the binary in a scrubbed environment.
+//! What several test files use: plans, the binary in a scrubbed environment, folders, OpenPGP fixtures, an HTTP server.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod http;
+pub mod pgp;
+pub mod sandbox;
+
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -47,4 +52,41 @@ pub fn stdout(output: &Output) -> String {
 /// A path below the repository's root.
 pub fn in_repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// What a run of the binary gave.
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs the binary in a folder, its environment scrubbed.
+pub fn run_in<S: AsRef<OsStr>>(folder: &Path, arguments: &[S]) -> Ran {
+    let output = command(&[]).current_dir(folder).args(arguments).output().expect("the binary starts");
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A folder for one test, removed with the value.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a scratch folder can be made")
+}
+
+/// Names of a folder's files, sorted: what a command left behind.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("the folder can be read");
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.expect("the folder can be read").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// `CARGO_TARGET_TMPDIR/name`.
+pub fn target_tmp(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }

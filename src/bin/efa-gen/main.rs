@@ -2,7 +2,9 @@
 
 mod cli;
 mod commands;
+mod download;
 mod files;
+mod part;
 mod report;
 
 use std::process::ExitCode;

@@ -1,9 +1,159 @@
-//! Owns `efa-gen fetch`.
+//! Owns `efa-gen fetch`: which files, from where, and that nothing gets its name before it is checked.
 
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use efa_gen::catalog::efa;
 use efa_gen::error::{Class, Error, Result};
+use efa_gen::verify::{self, Pin, Request, Sha256, Verified};
 
+use super::verify::{KEY_LIMIT, SIGNATURE_LIMIT, expected_sha256, pin, tell};
 use crate::cli::FetchArgs;
+use crate::download::{self, Downloader};
+use crate::part::Part;
+use crate::{files, report};
 
-pub fn run(_args: &FetchArgs) -> Result<()> {
-    Err(Error::new(Class::Bug, "not there yet"))
+/// The guide's installer.
+const DEFAULT_VERSION: &str = "1.9.5";
+
+/// Upper limit of a tarball; the largest so far has 800 MB.
+const TARBALL_LIMIT: u64 = 8 << 30;
+
+pub fn run(args: &FetchArgs) -> Result<()> {
+    let version = version(args)?;
+    let base = args.base_url.as_deref().unwrap_or(efa::BASE_URL).trim_end_matches('/');
+    download::check_base_url(base)?;
+    let fingerprint = pin(&args.trust)?;
+    let name = efa::tarball_name(version);
+    let path = args.out.join(&name);
+    let sha256 = expected_sha256(&args.trust, &path)?;
+    files::make_folder(&args.out)?;
+
+    let downloader = Downloader::new();
+    let fetch = Fetch { args, downloader, url: format!("{base}/{name}"), path, fingerprint, sha256 };
+    let key = fetch.key(&format!("{base}/{}", efa::KEY_NAME))?;
+    let verified = if fetch.path.exists() { fetch.check_existing(&key)? } else { fetch.download(&key)? };
+    tell(&fetch.path, &verified, args.output)
+}
+
+fn version(args: &FetchArgs) -> Result<&str> {
+    let version = args.efa.as_deref().unwrap_or(DEFAULT_VERSION);
+    let dotted = version.split('.').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
+    if dotted {
+        return Ok(version);
+    }
+    // `latest` exists on the server, but names another file each month.
+    let newest = efa::releases().last().map_or(DEFAULT_VERSION, |release| release.version);
+    Err(Error::new(Class::Usage, format!("{version:?} is not a version of the EFA installer"))
+        .hint(format!("a version is written like {newest}; `latest` is not a version that anybody can check again")))
+}
+
+/// One tarball to fetch, and what it must satisfy.
+struct Fetch<'a> {
+    args: &'a FetchArgs,
+    downloader: Downloader,
+    url: String,
+    path: PathBuf,
+    fingerprint: Pin,
+    sha256: Option<Sha256>,
+}
+
+impl Fetch<'_> {
+    /// The signer's certificate: the user's file, or a fresh download (publishers extend their keys).
+    fn key(&self, url: &str) -> Result<Vec<u8>> {
+        match &self.args.trust.key {
+            Some(path) => files::read(path, "key", KEY_LIMIT),
+            None => self.downloader.small(url, KEY_LIMIT),
+        }
+    }
+
+    fn signature(&self) -> Result<Vec<u8>> {
+        self.downloader.small(&format!("{}.sig", self.url), SIGNATURE_LIMIT)
+    }
+
+    /// Checks what lies there from an earlier run; never overwrites it.
+    fn check_existing(&self, key: &[u8]) -> Result<Verified> {
+        report::say(&format!("note: {} is there already; checking it", self.path.display()));
+        let beside = self.signature_path();
+        let signature =
+            if beside.exists() { files::read(&beside, "signature", SIGNATURE_LIMIT)? } else { self.signature()? };
+        let tarball = files::open(&self.path, "tarball")?;
+        let verified = self.verify(tarball, &signature, key).map_err(|error| {
+            let hint = format!(
+                "{}, or remove {} to download it again",
+                error.hint_text().unwrap_or("check the files"),
+                self.path.display()
+            );
+            error.hint(hint)
+        })?;
+        self.keep(&signature, key)?;
+        Ok(verified)
+    }
+
+    /// Downloads to `NAME.part`, checks that, and only then gives it its name.
+    fn download(&self, key: &[u8]) -> Result<Verified> {
+        let signature = self.signature()?;
+        // A bad key or signature need not cost the download of the tarball.
+        verify::preflight(&self.request(&signature, key))?;
+        let mut part = Part::open(&self.path)?;
+        if self.path.exists() {
+            // Another process finished it while this one downloaded the signature.
+            part.discard()?;
+            return self.check_existing(key);
+        }
+        if let Err(error) = self.downloader.large(&self.url, &mut part, TARBALL_LIMIT) {
+            return Err(part.leave(error)?);
+        }
+        match self.verify_part(&mut part, &signature, key) {
+            Ok(verified) => {
+                self.keep(&signature, key)?;
+                part.finish()?;
+                Ok(verified)
+            }
+            Err(error) if error.class() == Class::Refused => {
+                report::say(&format!("note: removed {}", part.path().display()));
+                part.discard()?;
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn verify_part(&self, part: &mut Part, signature: &[u8], key: &[u8]) -> Result<Verified> {
+        let file = part.file();
+        let rewound = file.seek(SeekFrom::Start(0)).and_then(|_| file.try_clone());
+        let file = rewound.map_err(|error| Error::new(Class::Io, "could not read the download").because(error))?;
+        self.verify(file, signature, key)
+    }
+
+    fn verify(&self, tarball: File, signature: &[u8], key: &[u8]) -> Result<Verified> {
+        Ok(verify::detached(tarball, &self.request(signature, key))?)
+    }
+
+    fn request<'a>(&'a self, signature: &'a [u8], certificate: &'a [u8]) -> Request<'a> {
+        let Fetch { fingerprint, sha256, .. } = self;
+        Request { signature, certificate, fingerprint, sha256: *sha256, at: SystemTime::now() }
+    }
+
+    /// Writes signature and key beside the tarball, now that they have proved good.
+    fn keep(&self, signature: &[u8], key: &[u8]) -> Result<()> {
+        write_if_new(&self.signature_path(), signature)?;
+        match self.args.trust.key {
+            Some(_) => Ok(()),
+            None => write_if_new(&self.args.out.join(efa::KEY_NAME), key),
+        }
+    }
+
+    fn signature_path(&self) -> PathBuf {
+        self.args.out.join(format!("{}.sig", self.path.file_name().unwrap_or_default().to_string_lossy()))
+    }
+}
+
+fn write_if_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    match std::fs::read(path) {
+        Ok(there) if there == bytes => Ok(()),
+        _ => files::write(path, bytes, 0o644),
+    }
 }
