@@ -245,7 +245,7 @@ fn actions_on_files_do_what_they_say_and_nothing_more() {
         Action::Replace { files: conf.clone(), pattern: "^releasever=.*".into(), with: "releasever=2018.03".into() },
         Action::Replace { files: sandbox.text("*.repo"), pattern: "^mirrorlist=".into(), with: "#mirrorlist=".into() },
         Action::AppendToLines {
-            path: menu.clone(),
+            path: menu,
             lines: "^[[:space:]]*kernel[[:space:]]".into(),
             text: " nouveau=off".into(),
         },
@@ -253,7 +253,7 @@ fn actions_on_files_do_what_they_say_and_nothing_more() {
         Action::Empty { paths: vec![sandbox.text("machine-id"), sandbox.text("never-there")] },
         Action::Assert(Check::Gone { paths: vec![sandbox.text("old*"), sandbox.text("machine-id")] }),
         Action::Assert(Check::Exists { path: Word::literal(conf.clone()) }),
-        Action::Assert(Check::Contains { path: conf.clone(), text: "exclude=kernel*".into() }),
+        Action::Assert(Check::Contains { path: conf, text: "exclude=kernel*".into() }),
         Action::Assert(Check::Prints { argv: vec![Word::literal("echo"), Word::literal("V1.2")], text: "V1.2".into() }),
     ];
     for round in 1..=2 {

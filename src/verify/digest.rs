@@ -116,6 +116,7 @@ fn consume(mut hasher: Context, chunks: &Receiver<Chunk>) -> Context {
 
 /// Reads ahead and hands each chunk to every thread. Buffers go round: when a chunk has been queued, the
 /// one that lies `QUEUE + 1` before it was let go by every thread, so its buffer is free again.
+#[expect(clippy::needless_pass_by_value, reason = "the threads end when their senders are dropped, which is here")]
 fn feed(mut data: impl Read, senders: Vec<SyncSender<Chunk>>) -> io::Result<Intake> {
     let fresh = || Arc::new(Buffer { bytes: vec![0; CHUNK], filled: 0 });
     let mut ring: Vec<Chunk> = Vec::new();

@@ -33,9 +33,9 @@ pub fn fixtures() -> &'static Path {
             fs::create_dir_all(&folder).expect("the fixture folder");
             make_data(&folder);
             if anew {
-                make_with_gnupg(&folder)
+                make_with_gnupg(&folder);
             } else {
-                copy_committed(&folder)
+                copy_committed(&folder);
             }
             odd::make(&folder);
             fs::write(folder.join("stamp"), stamp).expect("the stamp");
