@@ -375,3 +375,18 @@ fn the_verdict_is_read_from_the_log_not_from_the_exit_status() {
         assert!(said.contains(&format!("EFA-GEN VERDICT: FAIL: {why}")), "{why}: {said}");
     }
 }
+
+#[test]
+fn a_signal_is_reported_and_the_step_is_done_again() {
+    let sandbox = Sandbox::new();
+    let once = format!("if [ ! -e {0} ]; then touch {0}; kill -TERM $PPID; fi", sandbox.text("once"));
+    sandbox.install(&plan(vec![stage(
+        "one",
+        Then::Continue,
+        vec![step("it", vec![Run::new(["sh", "-c", &once]).into()])],
+    )]));
+    let output = sandbox.run(&[]);
+    assert_eq!(output.status.code(), Some(6), "{}", stdout(&output));
+    assert!(stdout(&output).contains("  reason: interrupted by a signal\n"), "{}", stdout(&output));
+    assert!(sandbox.run(&[]).status.success());
+}

@@ -142,6 +142,8 @@ pub struct PackageNames {
     pub driver: Vec<String>,
     /// What building NCCL, the plugin and nccl-tests needs.
     pub build: Vec<String>,
+    /// What building plugins from 1.7.0 on needs besides.
+    pub hwloc: Vec<String>,
 }
 
 /// Kernel, initramfs and boot loader.

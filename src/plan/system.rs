@@ -6,6 +6,7 @@ use super::request::Chosen;
 use super::word::Word;
 use super::{Stage, Step, Then};
 use crate::catalog::distribution::Distribution;
+use crate::catalog::efa::compare_versions;
 
 pub(super) fn prepare(chosen: &Chosen) -> Stage {
     let distribution = chosen.distribution;
@@ -75,8 +76,12 @@ pub(super) fn kernel(chosen: &Chosen) -> Stage {
     headers.extend(install(distribution, &names.headers));
     headers.push(Action::Assert(Check::Exists { path: Word::template("/lib/modules/{kernel}/build/Makefile") }));
     let mut packages = names.compilers.clone();
-    if chosen.gpu.is_some() {
+    if let Some(gpu) = &chosen.gpu {
         packages.extend(names.driver.iter().chain(&names.build).cloned());
+        let plugin = gpu.resolved.plugin;
+        if plugin.source.is_some() && compare_versions(&plugin.version, "1.7.0").is_ge() {
+            packages.extend(names.hwloc.iter().cloned());
+        }
     }
     let mut tools = vec![Action::OwnPackageLocks];
     tools.extend(install(distribution, &packages));

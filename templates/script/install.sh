@@ -430,7 +430,11 @@ assert_dkms_installed() {
   local module
   command -v dkms >/dev/null || return 0
   while IFS= read -r module; do
-    dkms status -m "$module" -k "$KERNEL" | grep -q installed || die "$ASSERTION" "DKMS module $module is not installed for kernel $KERNEL"
+    COMMAND="dkms status -m $module -k $KERNEL"
+    case $(dkms status -m "$module" -k "$KERNEL") in
+      *installed*) ;;
+      *) die "$ASSERTION" "DKMS module $module is not installed for kernel $KERNEL" ;;
+    esac
   done < <(dkms status | sed 's/[,/:].*//' | sort -u)
 }
 
@@ -668,6 +672,7 @@ main() {
   [ "$(id -u)" -eq 0 ] || die "$WRONG_MACHINE" "the script must be run as root"
   HINT=''
   trap 'on_exit $? $LINENO' EXIT
+  trap 'die "$FAILED" "interrupted by a signal"' INT TERM HUP
   cd /
   case ${1:-} in
     --from | --stage) number_of "$2" >/dev/null ;;
