@@ -83,7 +83,7 @@ proptest! {
         let script = format!("#!/bin/sh\n{text}");
         let request = efa_gen::plan::Request { extra_script: Some(script.clone()), ..support::request("ubuntu18", "guide") };
         let plan = efa_gen::plan::plan(&catalog(), &request).expect("it can be planned");
-        let rendered = render::render(&plan, Format::Script).expect("it can be rendered").remove(0).text;
+        let rendered = render::render(&plan, &[Format::Script]).expect("it can be rendered").remove(0).text;
         let function = rendered.split("\nextra_run() {\n").nth(1).and_then(|rest| rest.split("\nstage_extra() {").next());
         let body = function.expect("the script has the step").rsplit_once("\n  run ").expect("the step runs it").0;
         prop_assert_eq!(shell_prints("bash", &format!("write_file() {{ cat; }}\n{body}\n")), script.as_bytes());
@@ -142,7 +142,7 @@ fn unguarded_arrays(script: &str) -> Vec<&str> {
 fn scripts_need_no_more_than_bash_4_2() {
     for distribution in &catalog().distributions {
         let plan = support::plan_of(&distribution.id, "guide");
-        let script = render::render(&plan, Format::Script).expect("it can be rendered").remove(0).text;
+        let script = render::render(&plan, &[Format::Script]).expect("it can be rendered").remove(0).text;
         for (construct, version) in NEWER_THAN_BASH_4_2 {
             assert!(!script.contains(construct), "{}: `{construct}` came with bash {version}", distribution.id);
         }

@@ -15,7 +15,7 @@ use support::{catalog, in_repository, plan_of};
 fn product(plan: &Plan) -> Vec<(&'static str, String)> {
     let mut files: Vec<(&'static str, String)> = Format::all(PackerGrammar::Newest)
         .into_iter()
-        .flat_map(|format| render::render(plan, format).expect("every format can be rendered"))
+        .flat_map(|format| render::render(plan, &[format]).expect("every format can be rendered"))
         .map(|file| (file.name, file.text))
         .collect();
     let packed = files.iter_mut().find(|(name, _)| *name == "user-data.yaml").expect("cloud-init is a format");
@@ -69,7 +69,7 @@ fn no_snapshot_is_an_orphan() {
 fn user_data_carries_the_script_without_its_comments() {
     for distribution in &catalog().distributions {
         let plan = plan_of(&distribution.id, "guide");
-        let text = |format| render::render(&plan, format).expect("it can be rendered").remove(0).text;
+        let text = |format| render::render(&plan, &[format]).expect("it can be rendered").remove(0).text;
         let packed = base64::engine::general_purpose::STANDARD
             .decode(payload(&text(Format::CloudInit)))
             .expect("the payload is base64");
@@ -89,7 +89,7 @@ fn user_data_stays_under_the_limit_of_ec2() {
     for distribution in &catalog().distributions {
         for stack in ["guide", "newest"] {
             let plan = plan_of(&distribution.id, stack);
-            let text = render::render(&plan, Format::CloudInit).expect("it can be rendered").remove(0).text;
+            let text = render::render(&plan, &[Format::CloudInit]).expect("it can be rendered").remove(0).text;
             assert!(text.starts_with("#cloud-config\n"));
             assert!(text.len() <= 16384, "{} {stack}: {} bytes", distribution.id, text.len());
         }
@@ -104,7 +104,7 @@ fn user_data_that_does_not_fit_is_refused_with_the_excess() {
         ..support::request("ubuntu18", "guide")
     };
     let plan = efa_gen::plan::plan(&catalog(), &request).expect("a long script is no problem for the plan");
-    let error = render::render(&plan, Format::CloudInit).expect_err("it can't fit");
+    let error = render::render(&plan, &[Format::CloudInit]).expect_err("it can't fit");
     assert!(error.to_string().contains("more than EC2 allows"), "{error}");
-    assert!(render::render(&plan, Format::Script).is_ok());
+    assert!(render::render(&plan, &[Format::Script]).is_ok());
 }

@@ -87,7 +87,7 @@ fn a_new_distribution_is_one_file() {
     let catalog = Catalog::new(vec![distribution], catalog().pins).expect("the catalog takes it");
     let plan = plan::plan(&catalog, &request("hat-9", "guide")).expect("it can be planned");
     for format in Format::all(PackerGrammar::Newest) {
-        let files = render::render(&plan, format).expect("it can be rendered");
+        let files = render::render(&plan, &[format]).expect("it can be rendered");
         assert!(files[0].text.contains("Hat Linux 9"), "{format:?}");
     }
 }

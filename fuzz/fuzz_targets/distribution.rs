@@ -15,6 +15,6 @@ fuzz_target!(|text: &str| {
     let request = Request { distribution: "fuzzed".into(), stack: "guide".into(), ..Request::default() };
     let Ok(plan) = plan::plan(&catalog, &request) else { return };
     for format in Format::all(PackerGrammar::Newest) {
-        let _ = render::render(&plan, format);
+        let _ = render::render(&plan, &[format]);
     }
 });

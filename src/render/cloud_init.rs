@@ -2,18 +2,23 @@
 //! the script does.
 
 use std::io::Write;
+use std::sync::LazyLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flate2::{Compression, GzBuilder};
 use serde::Serialize;
 
-use super::template;
+use super::template::Template;
 use crate::error::{Class, Error, Result};
 use crate::plan::{LOG_DIR, Plan, STATE_DIR};
 
 /// EC2's limit on user-data, bytes before its own base64 (AWS EC2 User Guide, "Run commands at launch").
 const LIMIT: usize = 16384;
+
+static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
+    Template::new("cloud_init/user-data.yaml", include_str!("../../templates/cloud_init/user-data.yaml"), escape)
+});
 
 #[derive(Serialize)]
 struct View<'a> {
@@ -37,12 +42,7 @@ pub(super) fn render(script: &str, plan: &Plan) -> Result<String> {
         state_dir: STATE_DIR,
         payload: &payload,
     };
-    let text = template::fill(
-        "cloud_init/user-data.yaml",
-        include_str!("../../templates/cloud_init/user-data.yaml"),
-        escape,
-        &view,
-    )?;
+    let text = TEMPLATE.fill(&view)?;
     if text.len() > LIMIT {
         let message = format!("the user-data takes {} bytes, {} more than EC2 allows", text.len(), text.len() - LIMIT);
         return Err(Error::new(Class::Plan, message).hint(

@@ -48,21 +48,25 @@ impl Format {
     }
 }
 
-/// Renders the plan. The first file is the format itself; Packer's newest grammar has a second one.
-/// Fails if the result would not fit where it must, or with [`crate::error::Class::Bug`] if a template is wrong.
-pub fn render(plan: &Plan, format: Format) -> Result<Vec<File>> {
+/// Renders the plan to these formats, one file each; Packer's newest grammar has a second one, right after the
+/// first. Fails if a result would not fit where it must, or with [`crate::error::Class::Bug`] if a template is wrong.
+pub fn render(plan: &Plan, formats: &[Format]) -> Result<Vec<File>> {
     let file = |name, text, executable| File { name, text, executable };
-    Ok(match format {
-        Format::Script => vec![file("install.sh", script::render(plan)?, true)],
-        Format::CloudInit => {
-            vec![file("user-data.yaml", cloud_init::render(&script::render_bare(plan)?, plan)?, false)]
-        }
-        Format::Packer(grammar) => {
-            let mut files = vec![file("image.pkr.hcl", packer::render(plan, &script::render(plan)?, grammar)?, false)];
-            if grammar == PackerGrammar::Newest {
-                files.push(file("plugins.pkr.hcl", packer::plugins()?, false));
+    let script = script::render(plan)?;
+    let mut files = Vec::new();
+    for format in formats {
+        match format {
+            Format::Script => files.push(file("install.sh", script.clone(), true)),
+            Format::CloudInit => {
+                files.push(file("user-data.yaml", cloud_init::render(&script::render_bare(plan)?, plan)?, false));
             }
-            files
+            Format::Packer(grammar) => {
+                files.push(file("image.pkr.hcl", packer::render(plan, &script, *grammar)?, false));
+                if *grammar == PackerGrammar::Newest {
+                    files.push(file("plugins.pkr.hcl", packer::plugins(), false));
+                }
+            }
         }
-    })
+    }
+    Ok(files)
 }

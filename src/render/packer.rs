@@ -2,11 +2,13 @@
 //! the stages do: the script beside it does the work, stage by stage.
 
 use std::io::Write;
+use std::sync::LazyLock;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{PackerGrammar, template};
+use super::PackerGrammar;
+use super::template::Template;
 use crate::error::Result;
 use crate::plan::{Base, LOG_DIR, Plan, STATE_DIR, Then};
 
@@ -16,6 +18,9 @@ macro_rules! fragment {
         include_str!(concat!("../../templates/packer/", $name))
     };
 }
+
+static TEMPLATE: LazyLock<Template> =
+    LazyLock::new(|| Template::new("packer/image.pkr.hcl", fragment!("image.pkr.hcl"), escape));
 
 #[derive(Serialize)]
 struct View<'a> {
@@ -89,12 +94,12 @@ pub(super) fn render(plan: &Plan, script: &str, grammar: PackerGrammar) -> Resul
         stage_count: plan.stages.len(),
         stages: stages(plan, newest),
     };
-    template::fill("packer/image.pkr.hcl", fragment!("image.pkr.hcl"), escape, &view)
+    TEMPLATE.fill(&view)
 }
 
 /// The file that Packer 1.10 and newer need besides, and 1.6 refuses.
-pub(super) fn plugins() -> Result<String> {
-    Ok(fragment!("plugins.pkr.hcl").to_owned())
+pub(super) fn plugins() -> String {
+    fragment!("plugins.pkr.hcl").to_owned()
 }
 
 fn how_to(newest: bool) -> Vec<&'static str> {

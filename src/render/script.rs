@@ -1,10 +1,12 @@
 //! Owns the view of a plan that `templates/script` fills. Knows nothing of quoting; `shell` does that.
 
 use std::io::Write;
+use std::sync::LazyLock;
 
 use serde::Serialize;
 
-use super::{shell, template};
+use super::shell;
+use super::template::Template;
 use crate::error::Result;
 use crate::plan::{Component, LOG_DIR, Plan, STATE_DIR, Stage, Step, Then};
 
@@ -48,21 +50,27 @@ struct StepView<'a> {
     body: String,
 }
 
+const TEXT: &str = include_str!("../../templates/script/install.sh");
+static FULL: LazyLock<Template> = LazyLock::new(|| Template::new("script/install.sh", TEXT, escape));
+static BARE: LazyLock<Template> = LazyLock::new(|| Template::new("script/install.sh", &without_comments(TEXT), escape));
+
 /// The script as people read it.
 pub(super) fn render(plan: &Plan) -> Result<String> {
-    fill(plan, include_str!("../../templates/script/install.sh"), true)
+    fill(plan, &FULL, true)
 }
 
 /// The same script without comments and blank lines of ours, for where bytes count.
 pub(super) fn render_bare(plan: &Plan) -> Result<String> {
-    let template = include_str!("../../templates/script/install.sh");
-    let (shebang, rest) = template.split_once('\n').unwrap_or((template, ""));
-    let code = |line: &&str| !line.trim_start().starts_with('#') && !line.is_empty();
-    let bare: Vec<&str> = std::iter::once(shebang).chain(rest.lines().filter(code)).collect();
-    fill(plan, &(bare.join("\n") + "\n"), false)
+    fill(plan, &BARE, false)
 }
 
-fn fill(plan: &Plan, text: &str, comments: bool) -> Result<String> {
+fn without_comments(template: &str) -> String {
+    let (shebang, rest) = template.split_once('\n').unwrap_or((template, ""));
+    let code = |line: &&str| !line.trim_start().starts_with('#') && !line.is_empty();
+    std::iter::once(shebang).chain(rest.lines().filter(code)).map(|line| format!("{line}\n")).collect()
+}
+
+fn fill(plan: &Plan, template: &Template, comments: bool) -> Result<String> {
     let ids = |wanted: &dyn Fn(&Stage) -> bool| {
         plan.stages.iter().filter(|stage| wanted(stage)).map(|stage| stage.id).collect::<Vec<_>>().join(" ")
     };
@@ -89,7 +97,7 @@ fn fill(plan: &Plan, text: &str, comments: bool) -> Result<String> {
         hook_start: shell::body(&plan.boot_hook.start)?,
         hook_remove: shell::body(&plan.boot_hook.remove)?,
     };
-    template::fill("script/install.sh", text, escape, &view)
+    template.fill(&view)
 }
 
 fn escape(text: &str, output: &mut dyn Write) -> std::io::Result<()> {

@@ -58,7 +58,7 @@ impl Sandbox {
 
     /// Renders the plan and puts the script into the sandbox as install.sh.
     pub fn install(&self, plan: &Plan) {
-        let script = render::render(plan, Format::Script).expect("the plan can be rendered").remove(0).text;
+        let script = render::render(plan, &[Format::Script]).expect("the plan can be rendered").remove(0).text;
         let mut replaced = script;
         for (from, to) in [
             ("readonly STATE=/var/lib/efa-gen", format!("readonly STATE={}", self.text("state"))),

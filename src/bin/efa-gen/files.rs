@@ -44,7 +44,8 @@ fn cannot_read(path: &Path, what: &str) -> Error {
     Error::new(Class::Io, format!("could not read {what} {}", path.display()))
 }
 
-/// Writes a file whole: to a temporary name in the same folder, then renamed. `mode` is the Unix mode.
+/// Writes a file whole: to a temporary name in the same folder, then renamed. `mode` is the Unix mode. It is not
+/// forced to the disk: what is written here can be rendered or downloaded again.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let failed =
         |error: std::io::Error| Error::new(Class::Io, format!("could not write {}", path.display())).because(error);
@@ -52,7 +53,6 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     temporary.write_all(bytes).map_err(failed)?;
     temporary.as_file().set_permissions(fs::Permissions::from_mode(mode)).map_err(failed)?;
-    temporary.as_file().sync_all().map_err(failed)?;
     temporary.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
 }

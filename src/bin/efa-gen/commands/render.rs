@@ -1,7 +1,9 @@
 //! Owns `efa-gen render`: which files, to stdout or to a folder, or compared with what is there.
 
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use efa_gen::catalog::Catalog;
 use efa_gen::error::{Class, Error, Result};
@@ -19,13 +21,7 @@ pub fn run(args: &RenderArgs) -> Result<()> {
     let format = args.format.unwrap_or(if args.out.is_some() { FormatArg::All } else { FormatArg::Script });
     let formats = formats(format, args.packer);
     let recipe = recipe::request(&args.recipe)?;
-    let mut rendered = Vec::new();
-    for id in &ids {
-        let plan = plan::plan(&catalog, &plan::Request { distribution: id.clone(), ..recipe.clone() })?;
-        for format in &formats {
-            rendered.extend(render::render(&plan, *format)?.into_iter().map(|file| (id.as_str(), file)));
-        }
-    }
+    let rendered = render_each(&catalog, &ids, &recipe, &formats)?;
     match &args.out {
         None => to_stdout(&rendered, format),
         Some(out) => {
@@ -36,6 +32,29 @@ pub fn run(args: &RenderArgs) -> Result<()> {
             if args.check { check(&targets) } else { write(&targets) }
         }
     }
+}
+
+/// Renders every distribution on a thread of its own; the files come in the order of the ids.
+fn render_each<'a>(
+    catalog: &Catalog,
+    ids: &'a [String],
+    recipe: &plan::Request,
+    formats: &[Format],
+) -> Result<Vec<(&'a str, File)>> {
+    let one = |id: &str| {
+        let plan = plan::plan(catalog, &plan::Request { distribution: id.to_owned(), ..recipe.clone() })?;
+        render::render(&plan, formats)
+    };
+    let results: Vec<_> = thread::scope(|scope| {
+        let one = &one;
+        let threads: Vec<_> = ids.iter().map(|id| scope.spawn(move || one(id))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    });
+    let mut rendered = Vec::new();
+    for (id, files) in ids.iter().zip(results) {
+        rendered.extend(files?.into_iter().map(|file| (id.as_str(), file)));
+    }
+    Ok(rendered)
 }
 
 /// The ids that the names stand for, each once, in the catalog's order for `all`.
