@@ -66,7 +66,7 @@ fn no_snapshot_is_an_orphan() {
 }
 
 #[test]
-fn user_data_carries_the_script_without_its_comments() {
+fn user_data_carries_the_script_without_comments_and_seal() {
     for distribution in &catalog().distributions {
         let plan = plan_of(&distribution.id, "guide");
         let text = |format| render::render(&plan, &[format]).expect("it can be rendered").remove(0).text;
@@ -75,11 +75,18 @@ fn user_data_carries_the_script_without_its_comments() {
             .expect("the payload is base64");
         let mut carried = String::new();
         flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut carried).expect("the payload is gzip");
-        let code = |text: &str| {
-            let lines = text.lines().skip(1).filter(|line| !line.is_empty() && !line.trim_start().starts_with('#'));
-            lines.map(str::to_owned).collect::<Vec<_>>()
-        };
-        assert_eq!(code(&text(Format::Script)), code(&carried), "{}", distribution.id);
+        let whole = text(Format::Script);
+        let code: Vec<_> = whole.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
+        let strange = |line: &&str| !code.contains(line) && !line.starts_with("readonly ") && *line != "#!/bin/bash";
+        assert_eq!(carried.lines().filter(strange).collect::<Vec<_>>(), Vec::<&str>::new(), "{}", distribution.id);
+        assert!(!carried.contains("seal_") && whole.contains("seal_"), "{}", distribution.id);
+        for stage in plan.stages.iter().filter(|stage| !stage.image_only).flat_map(|stage| &stage.steps) {
+            assert!(
+                carried.contains(&stage.title.replace('\'', "\\'")) || carried.contains(&stage.title),
+                "{}",
+                stage.title
+            );
+        }
         assert!(carried.starts_with("#!/bin/bash\n"), "{}", distribution.id);
     }
 }
@@ -88,7 +95,8 @@ fn user_data_carries_the_script_without_its_comments() {
 fn user_data_stays_under_the_limit_of_ec2() {
     for distribution in &catalog().distributions {
         for stack in ["guide", "newest"] {
-            let plan = plan_of(&distribution.id, stack);
+            let request = efa_gen::plan::Request { test: true, ..support::request(&distribution.id, stack) };
+            let plan = efa_gen::plan::plan(&catalog(), &request).expect("it can be planned");
             let text = render::render(&plan, &[Format::CloudInit]).expect("it can be rendered").remove(0).text;
             assert!(text.starts_with("#cloud-config\n"));
             assert!(text.len() <= 16384, "{} {stack}: {} bytes", distribution.id, text.len());

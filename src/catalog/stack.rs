@@ -56,6 +56,8 @@ pub struct Cuda {
 pub struct Driver {
     /// Version, `535.129.03`.
     pub version: String,
+    /// What a user whose build fails should know, one clause.
+    pub note: Option<String>,
     /// The runfile.
     pub download: Download,
     /// Fabric manager of exactly this version, for machines with an NVSwitch.

@@ -61,10 +61,14 @@ pub(super) fn install(distribution: &Distribution, names: &[String]) -> Vec<Acti
     ]
 }
 
-/// `/usr/local/cuda-10.1`, from the version's first two numbers.
+/// `10.1`, the version's first two numbers: the third is another one in nvcc than in the runfile's name.
+pub(super) fn cuda_release(gpu: &Gpu) -> String {
+    gpu.resolved.cuda.version.split('.').take(2).collect::<Vec<_>>().join(".")
+}
+
+/// `/usr/local/cuda-10.1`.
 pub(super) fn cuda_prefix(gpu: &Gpu) -> String {
-    let mut numbers = gpu.resolved.cuda.version.split('.');
-    format!("/usr/local/cuda-{}.{}", numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"))
+    format!("/usr/local/cuda-{}", cuda_release(gpu))
 }
 
 pub(super) fn plugin_lib_dir(chosen: &Chosen, gpu: &Gpu) -> String {

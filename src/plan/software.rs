@@ -1,7 +1,9 @@
 //! Owns the stages that install software from outside the distribution: driver, CUDA, EFA, NCCL, plugin, tests.
 
 use super::action::{Action, Check, Run};
-use super::parts::{EFA_PREFIX, MPI_PREFIX, NCCL_PREFIX, TESTS_PREFIX, cuda_prefix, fetch, prints, src, stage};
+use super::parts::{
+    EFA_PREFIX, MPI_PREFIX, NCCL_PREFIX, TESTS_PREFIX, cuda_prefix, cuda_release, fetch, prints, src, stage,
+};
 use super::request::{Chosen, Gpu};
 use super::word::Word;
 use super::{Stage, Step, Then};
@@ -39,7 +41,12 @@ pub(super) fn driver(gpu: &Gpu) -> Stage {
             ],
         )
         .why("before EFA: its modules are built against the driver's, and a driver rebuilt later breaks them")
-        .hint("see /var/log/nvidia-installer.log"),
+        .hint(
+            driver
+                .note
+                .iter()
+                .fold("see /var/log/nvidia-installer.log".to_owned(), |hint, note| format!("{hint}; {note}")),
+        ),
     ];
     if let Some(download) = &gpu.fabric_manager {
         steps.push(fabric_manager(download));
@@ -63,7 +70,7 @@ pub(super) fn driver(gpu: &Gpu) -> Stage {
                     &format!("--tmpdir={tmp}"),
                 ])
                 .into(),
-                prints([&format!("{prefix}/bin/nvcc"), "--version"], &format!("V{}", cuda.version)),
+                prints([&format!("{prefix}/bin/nvcc"), "--version"], &format!("release {},", cuda_release(gpu))),
                 Action::Remove { paths: vec![runfile, tmp] },
             ],
         )

@@ -59,7 +59,8 @@ pub(super) fn render(plan: &Plan) -> Result<String> {
     fill(plan, &FULL, true)
 }
 
-/// The same script without comments and blank lines of ours, for where bytes count.
+/// The same script for where bytes count: without our comments and blank lines, and without the stages that are
+/// for images only. It has the same plan, so the whole script can take over on the machine.
 pub(super) fn render_bare(plan: &Plan) -> Result<String> {
     fill(plan, &BARE, false)
 }
@@ -70,9 +71,10 @@ fn without_comments(template: &str) -> String {
     std::iter::once(shebang).chain(rest.lines().filter(code)).map(|line| format!("{line}\n")).collect()
 }
 
-fn fill(plan: &Plan, template: &Template, comments: bool) -> Result<String> {
+fn fill(plan: &Plan, template: &Template, whole: bool) -> Result<String> {
+    let stages: Vec<&Stage> = plan.stages.iter().filter(|stage| whole || !stage.image_only).collect();
     let ids = |wanted: &dyn Fn(&Stage) -> bool| {
-        plan.stages.iter().filter(|stage| wanted(stage)).map(|stage| stage.id).collect::<Vec<_>>().join(" ")
+        stages.iter().filter(|stage| wanted(stage)).map(|stage| stage.id).collect::<Vec<_>>().join(" ")
     };
     let view = View {
         title: format!("EFA + NCCL on {}, stack {}", comment(&plan.distribution_name), comment(&plan.stack)),
@@ -84,12 +86,11 @@ fn fill(plan: &Plan, template: &Template, comments: bool) -> Result<String> {
         log_dir: LOG_DIR,
         reboot_after: ids(&|stage| stage.then == Then::Reboot),
         image_only: ids(&|stage| stage.image_only),
-        stage_count: plan.stages.len(),
-        stages: plan
-            .stages
+        stage_count: stages.len(),
+        stages: stages
             .iter()
             .enumerate()
-            .map(|(index, stage)| stage_view(index + 1, stage, comments))
+            .map(|(index, stage)| stage_view(index + 1, stage, whole))
             .collect::<Result<_>>()?,
         environment: plan.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
         package_locks: shell::body(&plan.package_locks)?,

@@ -14,6 +14,9 @@ pub fn quote(text: &str) -> Result<String> {
     if !text.is_empty() && text.chars().all(plain) {
         return Ok(text.to_owned());
     }
+    if !text.contains(['\'', '\0']) {
+        return Ok(format!("'{text}'"));
+    }
     shlex::try_quote(text).map(|quoted| quoted.into_owned()).map_err(|error| {
         Error::new(Class::Usage, format!("`{}` can't be an argument of a command", text.escape_debug())).because(error)
     })
@@ -135,21 +138,27 @@ pub fn word(word: &Word) -> Result<String> {
     word.parts().iter().map(part).collect()
 }
 
-/// Joins the parts of a command, broken into lines where it is long.
+/// Joins the parts of a command, broken into lines where it is long, but not between an option and its value.
 fn wrap(parts: &[String]) -> String {
-    let mut text = String::from("  ");
-    let mut column = 2;
-    for (index, part) in parts.iter().enumerate() {
-        let length = part.chars().count();
-        if index > 0 && column + 1 + length > WIDTH {
-            text.push_str(" \\\n    ");
-            column = 4;
-        } else if index > 0 {
-            text.push(' ');
-            column += 1;
+    let is_option = |part: &String| part.starts_with('-') && !part.contains(['=', '"']);
+    let mut groups: Vec<String> = Vec::new();
+    let mut after_option = false;
+    for part in parts {
+        match groups.last_mut().filter(|_| after_option && !part.starts_with('-')) {
+            Some(group) => *group += &format!(" {part}"),
+            None => groups.push(part.clone()),
         }
-        text.push_str(part);
-        column += length;
+        after_option = is_option(part);
     }
-    text
+    let mut lines = vec![String::from(" ")];
+    for group in groups {
+        let line = lines.last_mut().expect("there is always a line");
+        if line.trim().is_empty() || line.chars().count() + 1 + group.chars().count() <= WIDTH {
+            line.push(' ');
+            line.push_str(&group);
+        } else {
+            lines.push(format!("    {group}"));
+        }
+    }
+    lines.join(" \\\n")
 }

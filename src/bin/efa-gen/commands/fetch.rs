@@ -5,7 +5,7 @@ use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use efa_gen::catalog::efa;
+use efa_gen::catalog::{Catalog, efa};
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::verify::{self, Pin, Request, Sha256, Verified};
 
@@ -15,14 +15,13 @@ use crate::download::{self, Downloader};
 use crate::part::Part;
 use crate::{files, report};
 
-/// The guide's installer.
-const DEFAULT_VERSION: &str = "1.9.5";
-
 /// Upper limit of a tarball; the largest so far has 800 MB.
 const TARBALL_LIMIT: u64 = 8 << 30;
 
 pub fn run(args: &FetchArgs) -> Result<()> {
-    let version = version(args)?;
+    let catalog = Catalog::embedded()?;
+    let guide = &catalog.stack("guide")?.stack.efa;
+    let version = version(args.efa.as_deref().unwrap_or(guide))?;
     let base = args.base_url.as_deref().unwrap_or(efa::BASE_URL).trim_end_matches('/');
     download::check_base_url(base)?;
     let fingerprint = pin(&args.trust)?;
@@ -38,14 +37,13 @@ pub fn run(args: &FetchArgs) -> Result<()> {
     tell(&fetch.path, &verified, args.output)
 }
 
-fn version(args: &FetchArgs) -> Result<&str> {
-    let version = args.efa.as_deref().unwrap_or(DEFAULT_VERSION);
+fn version(version: &str) -> Result<&str> {
     let dotted = version.split('.').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
     if dotted {
         return Ok(version);
     }
     // `latest` exists on the server, but names another file each month.
-    let newest = efa::releases().last().map_or(DEFAULT_VERSION, |release| release.version);
+    let newest = efa::releases().last().map_or("1.9.5", |release| release.version);
     Err(Error::new(Class::Usage, format!("{version:?} is not a version of the EFA installer"))
         .hint(format!("a version is written like {newest}; `latest` is not a version that anybody can check again")))
 }
