@@ -51,33 +51,36 @@ pub(super) fn driver(gpu: &Gpu) -> Stage {
     if let Some(download) = &gpu.fabric_manager {
         steps.push(fabric_manager(download));
     }
+    steps.push(cuda_toolkit(gpu));
+    let title = format!("NVIDIA driver {} and CUDA {}", driver.version, cuda.version);
+    stage("driver", title, Then::Continue, steps)
+}
+
+fn cuda_toolkit(gpu: &Gpu) -> Step {
+    let cuda = gpu.resolved.cuda;
     let runfile = src("cuda.run");
     let prefix = cuda_prefix(gpu);
     let tmp = src("tmp");
-    steps.push(
-        Step::new(
-            "cuda",
-            format!("Install CUDA {}", cuda.version),
-            vec![
-                fetch(&gpu.cuda, &runfile),
-                Run::new(["mkdir", "-p", &tmp]).into(),
-                Run::new([
-                    "sh",
-                    &runfile,
-                    "--silent",
-                    "--toolkit",
-                    &format!("--toolkitpath={prefix}"),
-                    &format!("--tmpdir={tmp}"),
-                ])
-                .into(),
-                prints([&format!("{prefix}/bin/nvcc"), "--version"], &format!("release {},", cuda_release(gpu))),
-                Action::Remove { paths: vec![runfile, tmp] },
-            ],
-        )
-        .hint("see /var/log/cuda-installer.log"),
-    );
-    let title = format!("NVIDIA driver {} and CUDA {}", driver.version, cuda.version);
-    stage("driver", title, Then::Continue, steps)
+    Step::new(
+        "cuda",
+        format!("Install CUDA {}", cuda.version),
+        vec![
+            fetch(&gpu.cuda, &runfile),
+            Run::new(["mkdir", "-p", &tmp]).into(),
+            Run::new([
+                "sh",
+                &runfile,
+                "--silent",
+                "--toolkit",
+                &format!("--toolkitpath={prefix}"),
+                &format!("--tmpdir={tmp}"),
+            ])
+            .into(),
+            prints([&format!("{prefix}/bin/nvcc"), "--version"], &format!("release {},", cuda_release(gpu))),
+            Action::Remove { paths: vec![runfile, tmp] },
+        ],
+    )
+    .hint("see /var/log/cuda-installer.log")
 }
 
 fn fabric_manager(download: &Download) -> Step {
