@@ -153,6 +153,12 @@ fn refusals_name_the_thing_and_give_a_hint() {
         (&["--distro", "al2", "--efa", "latest"], 2, "`latest` is not an EFA installer version", "never rendered"),
         (&["--distro", "al2", "--efa", "1.9"], 2, "`1.9` is not an EFA installer version", "1.9.5"),
         (
+            &["--distro", "al2", "--stack", "newest", "--efa", "1.30.0"],
+            4,
+            "EFA installer 1.30.0 does not go with plugin 1.20.0 yet",
+            "1.49.0",
+        ),
+        (
             &["--distro", "al2", "--efa", "1.48.0"],
             4,
             "artifact `efa` (https://efa-installer.amazonaws.com/aws-efa-installer-1.48.0.tar.gz) has no published SHA-256",

@@ -187,3 +187,42 @@ fn checkout_ends_at_exactly_the_pinned_commit() {
     assert_eq!(code, Some(5), "{said}");
     assert!(said.contains("git clone failed"), "{said}");
 }
+
+#[test]
+#[ignore = "needs curl; run by .ci/run"]
+fn fetch_goes_on_after_a_busy_server_and_a_cut_but_not_after_a_no() {
+    use sha2::Digest;
+    use support::http::{Reply, Server};
+    let sandbox = Sandbox::new();
+    sandbox.program("sleep", "exit 0");
+    let body: Vec<u8> = (0..5000u32).flat_map(u32::to_le_bytes).collect();
+    let sha256: String = sha2::Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+    let served = body.clone();
+    let server = Server::start(move |asked| match (asked.path.as_str(), asked.nth) {
+        ("/file", 0) => Reply::new(503, b"busy"),
+        ("/file", 1) => Reply::new(200, &served).cut(700),
+        ("/file", _) => {
+            let start =
+                asked.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+            let start: usize = start.expect("what is there already is not asked for again");
+            Reply::new(206, &served[start..])
+                .header("Content-Range", &format!("bytes {start}-{}/{}", served.len() - 1, served.len()))
+        }
+        _ => Reply::new(404, b"<Error><Code>NoSuchKey</Code></Error>"),
+    });
+    let fetch = |path: &str| Action::Fetch {
+        url: format!("{}{path}", server.url),
+        sha256: sha256.clone(),
+        path: sandbox.text("got"),
+    };
+    let (code, said) = run_actions(&sandbox, vec![fetch("/file")]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(fs::read(sandbox.path("got")).expect("it is there"), body);
+    assert_eq!(server.asked("/file").len(), 3);
+    fs::remove_file(sandbox.path("got")).expect("it can be removed");
+    let (code, said) = run_actions(&sandbox, vec![fetch("/missing")]);
+    assert_eq!(code, Some(5), "{said}");
+    assert!(said.contains("curl failed with status 22, the server answered 404"), "{said}");
+    assert_eq!(server.asked("/missing").len(), 1, "a no is final");
+    assert!(!sandbox.path("got").exists());
+}

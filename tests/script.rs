@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 
-use efa_gen::plan::{Action, Check, Run, Then, Word};
+use efa_gen::plan::{Action, Check, Run, Then, When, Word};
 use support::sandbox::{Sandbox, append, plan, stage, step};
 use support::{stderr, stdout};
 
@@ -37,8 +37,11 @@ fn installs_through_its_reboots_and_seals_only_when_asked() {
     assert_eq!(stdout(&again), "EFA-GEN COMPLETE: every stage is done already.\n");
     assert_eq!(before, (sandbox.listing("state"), sandbox.listing("log")), "a run when complete changes nothing");
 
-    let seal = sandbox.run(&["--stage", "seal"]);
-    assert_eq!(stdout(&seal), "[4/4] Stage seal\n        Do e\n");
+    for _ in 1..=2 {
+        let seal = sandbox.run(&["--stage", "seal"]);
+        assert_eq!(stdout(&seal), "[4/4] Stage seal\n        Do e\n", "each image is sealed anew");
+    }
+    assert_eq!(stdout(&sandbox.run(&["--stage", "one"])), "Stage one is done already.\n");
 }
 
 #[test]
@@ -177,6 +180,7 @@ fn refusals_have_their_own_exit_codes() {
     refused(&["--what"], 2, "cannot make sense of: --what");
     refused(&["--from"], 2, "cannot make sense of");
     refused(&["--from", "nowhere"], 2, "hint: one of: one two three seal");
+    refused(&["--from", "seal"], 2, "hint: it is run with --stage seal");
     refused(&["--stage", "$(reboot)"], 2, "there is no stage $(reboot)");
     sandbox.program("id", "echo 1000");
     refused(&[], 9, "must be run as root");
@@ -307,9 +311,9 @@ fn what_the_network_breaks_is_tried_again_and_then_given_up() {
     sandbox.program("sleep", "exit 0");
     let count = sandbox.path("count");
     let flaky = format!("echo x >>{0}; [ $(wc -l <{0}) -ge 3 ]", count.display());
-    let (code, said) = run_actions(&sandbox, vec![Run::new(["sh", "-c", &flaky]).attempts(3).into()]);
+    let (code, said) = run_actions(&sandbox, vec![Run::new(["sh", "-c", &flaky]).packages().into()]);
     assert_eq!(code, Some(0), "{said}");
-    let (code, said) = run_actions(&sandbox, vec![Run::new(["false"]).attempts(3).into()]);
+    let (code, said) = run_actions(&sandbox, vec![Run::new(["false"]).packages().into()]);
     assert_eq!(code, Some(6));
     assert!(said.contains("exit status 1, 3 times"), "{said}");
 }
@@ -389,4 +393,36 @@ fn a_signal_is_reported_and_the_step_is_done_again() {
     assert_eq!(output.status.code(), Some(6), "{}", stdout(&output));
     assert!(stdout(&output).contains("  reason: interrupted by a signal\n"), "{}", stdout(&output));
     assert!(sandbox.run(&[]).status.success());
+}
+
+#[test]
+fn what_needs_the_target_s_devices_is_no_condition_for_an_image() {
+    let sandbox = Sandbox::new();
+    let mut test = stage("test", Then::Continue, vec![step("it", vec![Run::new(["false"]).into()])]);
+    test.run = When::Target;
+    let seal = stage("seal", Then::Continue, vec![sandbox.trace_step("e", "e")]);
+    sandbox.install(&plan(vec![stage("one", Then::Continue, vec![sandbox.trace_step("a", "a")]), test, seal]));
+    assert!(sandbox.run(&["--stage", "one"]).status.success());
+    assert!(sandbox.path("state/complete").exists());
+    assert!(sandbox.run(&["--stage", "seal"]).status.success(), "a builder has no such devices");
+    assert_eq!(sandbox.run(&["--stage", "test"]).status.code(), Some(6));
+    let whole = Sandbox::new();
+    let mut test = stage("test", Then::Continue, vec![step("it", vec![Run::new(["false"]).into()])]);
+    test.run = When::Target;
+    whole.install(&plan(vec![stage("one", Then::Continue, vec![whole.trace_step("a", "a")]), test]));
+    assert_eq!(whole.run(&[]).status.code(), Some(6), "asked for, it is run");
+    assert!(!whole.path("state/complete").exists());
+}
+
+#[test]
+fn a_disk_that_takes_nothing_more_is_no_bug_of_the_script() {
+    let sandbox = Sandbox::new();
+    sandbox.write("file", "");
+    let path = sandbox.text("file/below");
+    for content in ["line\n", "no line"] {
+        let write = Action::WriteFile { path: path.clone(), mode: "0644", content: content.into() };
+        let (code, said) = run_actions(&sandbox, vec![write]);
+        assert_eq!(code, Some(6), "{said}");
+        assert!(said.contains("is the disk full?") && said.contains("step: Do it"), "{said}");
+    }
 }

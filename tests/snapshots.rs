@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Read;
 
 use base64::Engine;
-use efa_gen::plan::Plan;
+use efa_gen::plan::{Plan, When};
 use efa_gen::render::{self, Format, PackerGrammar};
 use support::{catalog, in_repository, plan_of};
 
@@ -80,7 +80,7 @@ fn user_data_carries_the_script_without_comments_and_seal() {
         let strange = |line: &&str| !code.contains(line) && !line.starts_with("readonly ") && *line != "#!/bin/bash";
         assert_eq!(carried.lines().filter(strange).collect::<Vec<_>>(), Vec::<&str>::new(), "{}", distribution.id);
         assert!(!carried.contains("seal_") && whole.contains("seal_"), "{}", distribution.id);
-        for stage in plan.stages.iter().filter(|stage| !stage.image_only).flat_map(|stage| &stage.steps) {
+        for stage in plan.stages.iter().filter(|stage| stage.run != When::Image).flat_map(|stage| &stage.steps) {
             assert!(
                 carried.contains(&stage.title.replace('\'', "\\'")) || carried.contains(&stage.title),
                 "{}",

@@ -74,9 +74,6 @@ pub struct Ami {
     pub name: String,
     /// SSM public parameter that holds the newest id, where the publisher keeps one.
     pub ssm_parameter: Option<String>,
-    /// Whether its images are deprecated, and so hidden unless asked for.
-    #[serde(default)]
-    pub deprecated: bool,
     /// Login user.
     pub user: String,
     /// Name of the root device in the image.
@@ -112,6 +109,9 @@ pub struct Packages {
     /// Commands that keep the distribution's own timers from taking the locks.
     #[serde(default)]
     pub quiet: Vec<Vec<String>>,
+    /// Ends what a cut left half-done, where the package manager refuses to go on by itself.
+    #[serde(default)]
+    pub recover: Vec<String>,
     /// Refreshes the package lists.
     pub refresh: Vec<String>,
     /// Upgrades everything, new kernels included.

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::distribution::EfaRange;
 use crate::error::{Class, Error, Result};
 
 /// Every pinned artifact, and the stacks that combine them.
@@ -89,6 +90,8 @@ pub struct Plugin {
     pub version: String,
     /// The source tree; absent for a plugin that the EFA installer brings.
     pub source: Option<PluginSource>,
+    /// EFA installers whose libfabric it works with.
+    pub efa: EfaRange,
     /// Where it lies: libraries are in `lib` below (for a bundled one: in the distribution's library folder).
     pub prefix: String,
     /// Its library's file name.

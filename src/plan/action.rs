@@ -11,8 +11,6 @@ use super::word::Word;
 pub enum Action {
     /// Runs a command; its exit status must be 0.
     Run(Run),
-    /// Takes the package locks in the way that [`super::Plan::package_locks`] says.
-    OwnPackageLocks,
     /// Waits until nobody holds any of these lock files.
     WaitForLocks {
         /// Lock files.
@@ -89,9 +87,9 @@ pub enum Action {
         /// Globs of absolute paths.
         paths: Vec<String>,
     },
-    /// Empties the files that these globs name, and keeps them.
+    /// Empties files and keeps them.
     Empty {
-        /// Globs of absolute paths.
+        /// Globs of absolute paths; a folder stands for every file below it.
         paths: Vec<String>,
     },
     /// Runs all_reduce_perf on every GPU of this machine and judges its log, not its exit status.
@@ -118,8 +116,8 @@ pub struct Run {
     /// Environment added to the script's own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub environment: Vec<(String, String)>,
-    /// How often to try; more than once only for what the network can break.
-    pub attempts: u32,
+    /// Whether it is a package command, which waits for the locks and is tried three times.
+    pub packages: bool,
 }
 
 impl Run {
@@ -129,7 +127,7 @@ impl Run {
             argv: argv.into_iter().map(|word| Word::template(word.as_ref())).collect(),
             dir: None,
             environment: Vec::new(),
-            attempts: 1,
+            packages: false,
         }
     }
 
@@ -145,9 +143,9 @@ impl Run {
         self
     }
 
-    /// Tries it up to so many times.
-    pub fn attempts(mut self, attempts: u32) -> Self {
-        self.attempts = attempts;
+    /// Makes it a package command.
+    pub fn packages(mut self) -> Self {
+        self.packages = true;
         self
     }
 }

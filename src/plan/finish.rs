@@ -6,7 +6,7 @@ use super::parts::{
 };
 use super::request::{Chosen, Gpu};
 use super::word::Word;
-use super::{Component, RELEASE_FILE, STATE_DIR, Stage, Step, Then};
+use super::{Component, RELEASE_FILE, STATE_DIR, Stage, Step, Then, When};
 use crate::catalog::InitSystem;
 use crate::catalog::efa::compare_versions;
 
@@ -65,7 +65,7 @@ pub(super) fn environment(chosen: &Chosen, init: &InitSystem, components: &[Comp
             vec![Action::WriteFile { path: RELEASE_FILE.into(), mode: "0644", content: release }],
         ),
     ];
-    stage("environment", "Paths, limits, held kernel", Then::Continue, steps)
+    stage("environment", "Paths, limits, held kernel, then reboot into what was installed", Then::Reboot, steps)
 }
 
 /// One line of JSON a component, in brackets.
@@ -171,5 +171,5 @@ pub(super) fn test(chosen: &Chosen, gpu: &Gpu) -> Stage {
     )
     .why("one host never uses the network: this proves that the plugin loads and selects EFA, no more")
     .hint("the whole output is in the log; the verdict names the line that decided");
-    stage("test", "all_reduce_perf on this machine", Then::Continue, vec![step])
+    Stage { run: When::Target, ..stage("test", "all_reduce_perf on this machine", Then::Continue, vec![step]) }
 }

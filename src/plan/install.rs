@@ -2,10 +2,11 @@
 //! decided in its own module; how an action is written in any format is not known here.
 
 use super::action::{Action, Run};
-use super::parts::{package_locks, stage, write_file};
+use super::parts::{package_locks, stage, wait_for_cloud_init, write_file};
 use super::request::{Chosen, Request, choose};
 use super::{Base, BootHook, Component, Plan, Stage, Step, Then, finish, seal, software, system};
 use crate::catalog::distribution::Distribution;
+use crate::catalog::instance_type::InstanceType;
 use crate::catalog::stack::Download;
 use crate::catalog::{Catalog, InitSystem};
 use crate::error::{Class, Error, Result};
@@ -43,7 +44,7 @@ pub fn plan(catalog: &Catalog, request: &Request) -> Result<Plan> {
         schema: 1,
         distribution: distribution.id.clone(),
         distribution_name: distribution.name.clone(),
-        note: distribution.note.clone(),
+        notes: notes(catalog, &chosen),
         stack: chosen.stack_id.clone(),
         instance_type: chosen.instance_type.map(|t| t.name.clone()),
         architectures: chosen.gpu.as_ref().map_or_else(Vec::new, |gpu| gpu.architectures.clone()),
@@ -51,9 +52,32 @@ pub fn plan(catalog: &Catalog, request: &Request) -> Result<Plan> {
         base: base(&chosen),
         environment: distribution.packages.environment.clone().into_iter().collect(),
         package_locks: package_locks(distribution),
+        after_reboot: vec![wait_for_cloud_init(distribution)],
         boot_hook: boot_hook(init),
         stages,
     })
+}
+
+fn notes(catalog: &Catalog, chosen: &Chosen) -> Vec<String> {
+    let mut notes: Vec<String> = chosen.distribution.note.iter().cloned().collect();
+    let Some(gpu) = &chosen.gpu else {
+        notes.push("CPU-only: no driver, no CUDA, no NCCL.".into());
+        return notes;
+    };
+    let architectures = gpu.architectures.join(", ");
+    let Some(chosen_type) = chosen.instance_type else {
+        notes.push(format!("No instance type was chosen: GPU code is built for {architectures}."));
+        let built = |t: &&InstanceType| t.gpu.as_ref().is_some_and(|g| gpu.architectures.contains(&g.architecture));
+        let switched: Vec<_> = catalog.instance_types.iter().filter(built).filter(|t| t.nvswitch).collect();
+        if !switched.is_empty() {
+            let names = switched.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ");
+            notes.push(format!("No fabric manager: {names} need it, choose the type for one of these."));
+        }
+        return notes;
+    };
+    notes.push(format!("GPU code is built for {architectures}, for {}.", chosen_type.name));
+    notes.extend(chosen_type.note.iter().map(|note| format!("{}: {note}.", chosen_type.name)));
+    notes
 }
 
 fn base(chosen: &Chosen) -> Base {
@@ -65,13 +89,11 @@ fn base(chosen: &Chosen) -> Base {
         owners: ami.owners.clone(),
         name: ami.name.clone(),
         architecture: os_release.machine.clone(),
-        deprecated: ami.deprecated,
         user: ami.user.clone(),
         sudo_needs_tty: ami.sudo_needs_tty,
         root_device: ami.root_device.clone(),
         root_gib,
         imdsv2: cloud_init.imdsv2,
-        cloud_init: cloud_init.version.clone(),
     }
 }
 

@@ -35,8 +35,8 @@ pub struct Plan {
     pub distribution: String,
     /// Its name.
     pub distribution_name: String,
-    /// What the distribution's users should know of its support state.
-    pub note: Option<String>,
+    /// What its users should know, as sentences.
+    pub notes: Vec<String>,
     /// Id of the stack.
     pub stack: String,
     /// Instance type that it is built for, if one was chosen.
@@ -51,6 +51,8 @@ pub struct Plan {
     pub environment: Vec<(String, String)>,
     /// What is done before a package command: the distribution's own timers off, its locks free.
     pub package_locks: Vec<Action>,
+    /// What is done on each new boot, before anything else.
+    pub after_reboot: Vec<Action>,
     /// What makes the script start again after a reboot.
     pub boot_hook: BootHook,
     /// The stages.
@@ -83,8 +85,6 @@ pub struct Base {
     pub name: String,
     /// Machine architecture.
     pub architecture: String,
-    /// Whether deprecated images must be asked for.
-    pub deprecated: bool,
     /// Login user.
     pub user: String,
     /// Whether sudo asks for a terminal.
@@ -95,8 +95,6 @@ pub struct Base {
     pub root_gib: u64,
     /// Whether its cloud-init can use IMDSv2.
     pub imdsv2: bool,
-    /// Version of its cloud-init.
-    pub cloud_init: String,
 }
 
 /// How the script is started at each boot until it is complete.
@@ -119,10 +117,22 @@ pub struct Stage {
     pub title: String,
     /// What follows it.
     pub then: Then,
-    /// Whether it is run only when the machine becomes an image.
-    pub image_only: bool,
+    /// When it is run.
+    pub run: When,
     /// The steps.
     pub steps: Vec<Step>,
+}
+
+/// When a stage is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum When {
+    /// On every machine.
+    Install,
+    /// Only on a machine with the GPUs and EFA devices that the software is for; a builder may have neither.
+    Target,
+    /// Only when the machine becomes an image, and then each time.
+    Image,
 }
 
 /// What follows a stage. A reboot lies between two stages and nowhere else.

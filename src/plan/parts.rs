@@ -3,7 +3,7 @@
 use super::action::{Action, Check, Run};
 use super::request::{Chosen, Gpu};
 use super::word::Word;
-use super::{STATE_DIR, Stage, Step, Then};
+use super::{STATE_DIR, Stage, Step, Then, When};
 use crate::catalog::distribution::{Distribution, FileContent};
 use crate::catalog::stack::Download;
 
@@ -17,7 +17,7 @@ pub(super) const NCCL_PREFIX: &str = "/opt/nccl";
 pub(super) const TESTS_PREFIX: &str = "/opt/nccl-tests";
 
 pub(super) fn stage(id: &'static str, title: impl Into<String>, then: Then, steps: Vec<Step>) -> Stage {
-    Stage { id, title: title.into(), then, image_only: false, steps }
+    Stage { id, title: title.into(), then, run: When::Install, steps }
 }
 
 pub(super) fn write_file(file: &FileContent) -> Action {
@@ -36,18 +36,29 @@ pub(super) fn prints<const N: usize>(argv: [&str; N], text: &str) -> Action {
     })
 }
 
-/// Stops the distribution's timers and waits for the package locks.
+/// Stops the distribution's timers, waits for the package locks, and ends what a cut left half-done.
 pub(super) fn package_locks(distribution: &Distribution) -> Vec<Action> {
     let packages = &distribution.packages;
     let mut actions: Vec<Action> = packages.quiet.iter().map(|argv| Run::new(argv).into()).collect();
     if !packages.locks.is_empty() {
         actions.push(Action::WaitForLocks { files: packages.locks.clone() });
     }
+    if !packages.recover.is_empty() {
+        actions.push(Run::new(&packages.recover).into());
+    }
     actions
 }
 
+/// Waits until cloud-init has finished this boot.
+pub(super) fn wait_for_cloud_init(distribution: &Distribution) -> Action {
+    match distribution.cloud_init.wait.as_slice() {
+        [] => Action::WaitForBootFinished,
+        argv => Action::WaitForCloudInit { argv: argv.to_vec() },
+    }
+}
+
 pub(super) fn package_run(argv: &[String]) -> Run {
-    Run::new(argv).attempts(3)
+    Run::new(argv).packages()
 }
 
 /// Installs packages and checks each: yum succeeds as long as one of those it was given exists.

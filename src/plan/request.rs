@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use crate::catalog::distribution::Distribution;
+use crate::catalog::distribution::{Distribution, EfaRange};
 use crate::catalog::instance_type::InstanceType;
 use crate::catalog::stack::{Download, Resolved, is_hex};
 use crate::catalog::{Catalog, efa};
@@ -65,6 +65,9 @@ pub(super) fn choose<'a>(catalog: &'a Catalog, request: &Request) -> Result<Chos
     let resolved = resolve_stack(catalog, distribution, &request.stack, instance_type)?;
     let efa_version = request.efa.clone().unwrap_or_else(|| resolved.stack.efa.clone());
     check_efa_version(distribution, instance_type, &efa_version)?;
+    if !request.no_gpu {
+        check_range(&resolved.plugin.efa, &efa_version, &format!("go with plugin {}", resolved.plugin.version))?;
+    }
     let mut given = request.sha256.clone();
     let efa = digest_of_efa(&efa_version, &mut given)?;
     let gpu = if request.no_gpu { None } else { Some(choose_gpu(catalog, resolved, instance_type, &mut given)?) };
@@ -106,21 +109,8 @@ fn check_efa_version(distribution: &Distribution, instance_type: Option<&Instanc
                 "a version is three numbers, such as 1.9.5; `latest` is never rendered, because it can't be pinned",
             ));
     }
+    check_range(&distribution.efa, version, &format!("support {}", distribution.name))?;
     let older = |limit: &str| efa::compare_versions(version, limit) == Ordering::Less;
-    if older(&distribution.efa.first) {
-        return Err(Error::new(
-            Class::Plan,
-            format!("EFA installer {version} does not support {} yet", distribution.name),
-        )
-        .hint(format!("the first one that does is {}", distribution.efa.first)));
-    }
-    if let Some(last) = distribution.efa.last.as_deref().filter(|last| !older(last) && version != *last) {
-        return Err(Error::new(
-            Class::Plan,
-            format!("EFA installer {version} does not support {} any more", distribution.name),
-        )
-        .hint(format!("the last one that does is {last}: `--efa {last}`")));
-    }
     if let Some((name, min)) =
         instance_type.and_then(|t| Some((&t.name, t.efa_min.as_deref()?))).filter(|(_, min)| older(min))
     {
@@ -131,6 +121,21 @@ fn check_efa_version(distribution: &Distribution, instance_type: Option<&Instanc
         .hint("choose another distribution, stack or instance type"));
     }
     Ok(())
+}
+
+/// `what` completes "EFA installer X does not ... yet".
+fn check_range(range: &EfaRange, version: &str, what: &str) -> Result<()> {
+    if efa::compare_versions(version, &range.first) == Ordering::Less {
+        return Err(Error::new(Class::Plan, format!("EFA installer {version} does not {what} yet"))
+            .hint(format!("the first one that does is {}", range.first)));
+    }
+    match &range.last {
+        Some(last) if efa::compare_versions(version, last) == Ordering::Greater => {
+            Err(Error::new(Class::Plan, format!("EFA installer {version} does not {what} any more"))
+                .hint(format!("the last one that does is {last}: `--efa {last}`")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn digest_of_efa(version: &str, given: &mut BTreeMap<String, String>) -> Result<Download> {

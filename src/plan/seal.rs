@@ -1,7 +1,7 @@
 //! Owns what is checked and cleared before a machine becomes an image. Knows nothing of stacks.
 
 use super::action::{Action, Check, Run};
-use super::{LOG_DIR, STATE_DIR, Stage, Step, Then};
+use super::{LOG_DIR, STATE_DIR, Stage, Step, Then, When};
 use crate::catalog::distribution::Distribution;
 
 /// Credentials and traces that must not be in an image, as globs.
@@ -62,7 +62,6 @@ pub(super) fn stage(distribution: &Distribution) -> Stage {
                 Action::Remove {
                     paths: owned(&[
                         "/var/lib/dbus/machine-id",
-                        "/var/lib/systemd/random-seed",
                         "/etc/udev/rules.d/70-persistent-net.rules",
                         "/var/lib/dhclient/*",
                         "/var/lib/dhcp/*.leases",
@@ -96,9 +95,9 @@ pub(super) fn stage(distribution: &Distribution) -> Stage {
                         "/var/tmp/*".to_owned(),
                     ],
                 },
-                Action::Empty { paths: owned(&["/var/log/*", "/var/log/*/*"]) },
+                Action::Empty { paths: owned(&["/var/log/*"]) },
             ],
         ),
     ];
-    Stage { id: "seal", title: "Seal the image".into(), then: Then::Continue, image_only: true, steps }
+    Stage { id: "seal", title: "Seal the image".into(), then: Then::Continue, run: When::Image, steps }
 }

@@ -117,19 +117,21 @@ pub(super) fn efa(chosen: &Chosen) -> Stage {
     // The installer knew --enable-gdr from 1.10.0 on and stopped needing it with 1.14.0.
     let gdr = chosen.instance_type.is_some_and(|t| t.gpudirect) && at_least("1.10.0") && !at_least("1.14.0");
     let argv = ["./efa_installer.sh", "-y"].into_iter().chain(gdr.then_some("-g"));
-    let mut run = vec![Action::OwnPackageLocks];
-    run.push(Run::new(argv).in_dir(&format!("{dir}/aws-efa-installer")).into());
-    run.push(Action::Assert(Check::Contains {
-        path: "/opt/amazon/efa_installed_packages".into(),
-        text: format!("EFA installer version: {version}"),
-    }));
+    // It installs packages of the distribution, so it is a package command itself.
+    let mut run = vec![
+        Run::new(argv).in_dir(&format!("{dir}/aws-efa-installer")).packages().into(),
+        Action::Assert(Check::Contains {
+            path: "/opt/amazon/efa_installed_packages".into(),
+            text: format!("EFA installer version: {version}"),
+        }),
+    ];
     for program in [format!("{EFA_PREFIX}/bin/fi_info"), format!("{MPI_PREFIX}/bin/mpirun")] {
         run.push(Action::Assert(Check::Exists { path: Word::literal(program) }));
     }
     if chosen.gpu.is_none() && at_least("1.41.0") {
         // Its module needs symbols of the NVIDIA driver, which a CPU-only image does not have.
         let argv = chosen.distribution.packages.remove.iter().map(String::as_str).chain(["efa-nv-peermem"]);
-        run.push(Run::new(argv).into());
+        run.push(Run::new(argv).packages().into());
     }
     let steps = vec![
         Step::new(
@@ -141,7 +143,7 @@ pub(super) fn efa(chosen: &Chosen) -> Stage {
                 Action::Unpack { archive: archive.clone(), dir: dir.clone() },
             ],
         )
-        .why("the digest that AWS published stands here, so no key and no keyring is needed on this machine"),
+        .why("its digest stands here, and at the top who published it: no key and no keyring is needed on this machine"),
         Step::new("install", format!("Run EFA installer {version}"), run)
             .hint("its own messages are in the log; it needs the running kernel's headers and the distribution's package sources"),
         Step::new("tidy", "Remove the installer", vec![Action::Remove { paths: vec![archive, dir] }]),

@@ -1,7 +1,7 @@
 //! Owns the stages that bring the distribution into shape: sources, updates, kernel, headers, nouveau.
 
 use super::action::{Action, Check, Run};
-use super::parts::{install, package_run, stage, write_file};
+use super::parts::{install, package_run, stage, wait_for_cloud_init, write_file};
 use super::request::Chosen;
 use super::word::Word;
 use super::{Stage, Step, Then};
@@ -21,8 +21,8 @@ pub(super) fn prepare(chosen: &Chosen) -> Stage {
                     version: os.version.clone(),
                     machine: os.machine.clone(),
                 }),
-                // What the update and the installer themselves take; later stages check for their own.
-                Action::Assert(Check::FreeSpace { mib: 4096 }),
+                // Here and not two reboots later; each stage looks again for what it needs.
+                Action::Assert(Check::FreeSpace { mib: 4096 + chosen.gpu.as_ref().map_or(0, |gpu| gpu.resolved.cuda.space_mib) }),
             ],
         )
         .hint(
@@ -31,13 +31,10 @@ pub(super) fn prepare(chosen: &Chosen) -> Stage {
         Step::new(
             "cloud-init",
             "Wait for cloud-init",
-            vec![match distribution.cloud_init.wait.as_slice() {
-                [] => Action::WaitForBootFinished,
-                argv => Action::WaitForCloudInit { argv: argv.to_vec() },
-            }],
+            vec![wait_for_cloud_init(distribution)],
         )
         .why("until it is done, cloud-init may hold the package locks and rewrite the package sources")
-        .hint("see /var/log/cloud-init.log and /var/log/cloud-init-output.log"),
+        .hint("see /var/log/cloud-init.log; if cloud-init itself is to start this script, let it call install.sh --start"),
     ];
     for repair in &distribution.repositories {
         let mut actions: Vec<Action> = repair.write.iter().map(write_file).collect();
@@ -51,8 +48,7 @@ pub(super) fn prepare(chosen: &Chosen) -> Stage {
         step.hint.clone_from(&repair.hint);
         steps.push(step);
     }
-    let mut actions = vec![Action::OwnPackageLocks];
-    actions.push(package_run(&distribution.packages.refresh).into());
+    let mut actions = vec![package_run(&distribution.packages.refresh).into()];
     actions.extend(install(distribution, &distribution.packages.names.base));
     steps.push(
         Step::new("tools", "Install the tools that this script calls", actions)
@@ -62,9 +58,7 @@ pub(super) fn prepare(chosen: &Chosen) -> Stage {
 }
 
 pub(super) fn update(distribution: &Distribution) -> Stage {
-    let mut actions = vec![Action::OwnPackageLocks];
-    actions.push(package_run(&distribution.packages.upgrade).into());
-    let step = Step::new("upgrade", "Upgrade every package", actions)
+    let step = Step::new("upgrade", "Upgrade every package", vec![package_run(&distribution.packages.upgrade).into()])
         .why("the reboot that follows is missing in AWS's guide of 2020: without it the headers of the running kernel may be gone");
     stage("update", "Update the system, then reboot into its kernel", Then::Reboot, vec![step])
 }
@@ -72,8 +66,7 @@ pub(super) fn update(distribution: &Distribution) -> Stage {
 pub(super) fn kernel(chosen: &Chosen) -> Stage {
     let distribution = chosen.distribution;
     let names = &distribution.packages.names;
-    let mut headers = vec![Action::OwnPackageLocks];
-    headers.extend(install(distribution, &names.headers));
+    let mut headers = install(distribution, &names.headers);
     headers.push(Action::Assert(Check::Exists { path: Word::template("/lib/modules/{kernel}/build/Makefile") }));
     let mut packages = names.compilers.clone();
     if let Some(gpu) = &chosen.gpu {
@@ -83,8 +76,7 @@ pub(super) fn kernel(chosen: &Chosen) -> Stage {
             packages.extend(names.hwloc.iter().cloned());
         }
     }
-    let mut tools = vec![Action::OwnPackageLocks];
-    tools.extend(install(distribution, &packages));
+    let tools = install(distribution, &packages);
     let mut steps = vec![
         Step::new("newest", "Check that the newest kernel is running", vec![Action::Assert(Check::NewestKernel)])
             .why("modules are built for the running kernel, and the image boots the newest one")

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::PackerGrammar;
 use super::template::Template;
 use crate::error::Result;
-use crate::plan::{Base, LOG_DIR, Plan, STATE_DIR, Then};
+use crate::plan::{Base, LOG_DIR, Plan, STATE_DIR, Then, When};
 
 /// A fragment of the template folder, by name.
 macro_rules! fragment {
@@ -32,7 +32,8 @@ struct View<'a> {
     ssh_cidrs: &'static str,
     more_variables: &'static str,
     more_source: String,
-    more_filter: String,
+    more_filter: &'static str,
+    source_ami_note: &'static str,
     on_error: &'static str,
     ami_name: String,
     description: String,
@@ -58,6 +59,7 @@ struct StageView {
     title: String,
     command: String,
     reboots: bool,
+    exit_codes: &'static str,
     barrier: Vec<&'static str>,
 }
 
@@ -65,13 +67,6 @@ pub(super) fn render(plan: &Plan, script: &str, grammar: PackerGrammar) -> Resul
     let digest = plan.digest();
     let newest = grammar == PackerGrammar::Newest;
     let title = format!("EFA + NCCL image of {}, stack {}", plan.distribution_name, plan.stack);
-    let more_filter = match (newest, plan.base.deprecated) {
-        (true, true) => "\n    include_deprecated = true\n".to_owned(),
-        (false, true) => {
-            "\n    # This image is deprecated, and only Packer 1.8 and newer can ask for deprecated ones.\n".to_owned()
-        }
-        (_, false) => String::new(),
-    };
     let view = View {
         version: env!("CARGO_PKG_VERSION"),
         digest: &digest,
@@ -80,7 +75,12 @@ pub(super) fn render(plan: &Plan, script: &str, grammar: PackerGrammar) -> Resul
         ssh_cidrs: if newest { fragment!("ssh-cidrs-1.7.hcl") } else { fragment!("ssh-cidrs-1.6.hcl") },
         more_variables: if newest { fragment!("variables-1.7.hcl") } else { "" },
         more_source: more_source(plan, newest),
-        more_filter,
+        more_filter: if newest { "\n    include_deprecated = true\n" } else { "" },
+        source_ami_note: if newest {
+            ""
+        } else {
+            " Packer before 1.8 finds no deprecated AMIs: then it must be given."
+        },
         on_error: if newest { fragment!("on-error-1.7.hcl") } else { "" },
         ami_name: format!("efa-gen-{}-{}-{}", plan.distribution, plan.stack, &digest[..12]),
         description: format!("{title}, made by efa-gen"),
@@ -113,14 +113,7 @@ fn more_source(plan: &Plan, newest: bool) -> String {
     if !newest {
         return String::new();
     }
-    let imds = if plan.base.imdsv2 {
-        fragment!("imds-1.7.hcl").to_owned()
-    } else {
-        format!(
-            "\n  # No IMDSv2 here: cloud-init {} does not know it, and would never read the login key.\n",
-            plan.base.cloud_init
-        )
-    };
+    let imds = if plan.base.imdsv2 { fragment!("imds-1.7.hcl") } else { fragment!("imds-optional-1.7.hcl") };
     format!("{}{imds}", fragment!("source-1.7.hcl"))
 }
 
@@ -151,10 +144,13 @@ fn stages(plan: &Plan, newest: bool) -> Vec<StageView> {
             title: stage.title.clone(),
             command,
             reboots,
+            // A shutdown may end the shell by SIGTERM before the connection goes.
+            exit_codes: if reboots { "[0, 143]" } else { "[0]" },
             barrier: if reboots { vec![barrier] } else { Vec::new() },
         }
     };
-    plan.stages.iter().enumerate().map(view).collect()
+    // What needs GPUs and EFA devices can't be run here: Packer can give its builder no EFA.
+    plan.stages.iter().enumerate().filter(|(_, stage)| stage.run != When::Target).map(view).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

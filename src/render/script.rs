@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::shell;
 use super::template::Template;
 use crate::error::Result;
-use crate::plan::{Component, LOG_DIR, Plan, STATE_DIR, Stage, Step, Then};
+use crate::plan::{Component, LOG_DIR, Plan, STATE_DIR, Stage, Step, Then, When};
 
 #[derive(Serialize)]
 struct View<'a> {
@@ -21,10 +21,12 @@ struct View<'a> {
     log_dir: &'static str,
     reboot_after: String,
     image_only: String,
+    target_only: String,
     stage_count: usize,
     stages: Vec<StageView<'a>>,
     environment: Vec<String>,
     package_locks: String,
+    after_reboot: String,
     hook_install: String,
     hook_start: String,
     hook_remove: String,
@@ -72,7 +74,7 @@ fn without_comments(template: &str) -> String {
 }
 
 fn fill(plan: &Plan, template: &Template, whole: bool) -> Result<String> {
-    let stages: Vec<&Stage> = plan.stages.iter().filter(|stage| whole || !stage.image_only).collect();
+    let stages: Vec<&Stage> = plan.stages.iter().filter(|stage| whole || stage.run != When::Image).collect();
     let ids = |wanted: &dyn Fn(&Stage) -> bool| {
         stages.iter().filter(|stage| wanted(stage)).map(|stage| stage.id).collect::<Vec<_>>().join(" ")
     };
@@ -81,11 +83,12 @@ fn fill(plan: &Plan, template: &Template, whole: bool) -> Result<String> {
         version: env!("CARGO_PKG_VERSION"),
         digest: plan.digest(),
         components: plan.components.iter().flat_map(describe).collect(),
-        notes: notes(plan),
+        notes: plan.notes.iter().map(|note| comment(note)).collect(),
         state_dir: STATE_DIR,
         log_dir: LOG_DIR,
         reboot_after: ids(&|stage| stage.then == Then::Reboot),
-        image_only: ids(&|stage| stage.image_only),
+        image_only: ids(&|stage| stage.run == When::Image),
+        target_only: ids(&|stage| stage.run == When::Target),
         stage_count: stages.len(),
         stages: stages
             .iter()
@@ -94,6 +97,7 @@ fn fill(plan: &Plan, template: &Template, whole: bool) -> Result<String> {
             .collect::<Result<_>>()?,
         environment: plan.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
         package_locks: shell::body(&plan.package_locks)?,
+        after_reboot: shell::body(&plan.after_reboot)?,
         hook_install: shell::body(&plan.boot_hook.install)?,
         hook_start: shell::body(&plan.boot_hook.start)?,
         hook_remove: shell::body(&plan.boot_hook.remove)?,
@@ -138,18 +142,6 @@ fn describe(component: &Component) -> Vec<String> {
     lines.extend(component.digest.as_ref().map(|digest| comment(&format!("  {digest}"))));
     lines.push(comment(&format!("  digest published by: {}", component.published)));
     lines
-}
-
-fn notes(plan: &Plan) -> Vec<String> {
-    let mut notes: Vec<String> = plan.note.iter().map(|note| comment(note)).collect();
-    if plan.architectures.is_empty() {
-        notes.push("CPU-only: no driver, no CUDA, no NCCL.".into());
-    } else {
-        let for_whom =
-            plan.instance_type.as_deref().map_or("no instance type was chosen".into(), |t| format!("for {t}"));
-        notes.push(comment(&format!("GPU code is built for {} ({for_whom}).", plan.architectures.join(", "))));
-    }
-    notes
 }
 
 /// Text that stays on its comment line.

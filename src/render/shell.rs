@@ -33,7 +33,6 @@ pub fn body(actions: &[Action]) -> Result<String> {
 fn action(action: &Action) -> Result<String> {
     match action {
         Action::Run(command) => run(command),
-        Action::OwnPackageLocks => call("own_package_locks", [""; 0]),
         Action::WaitForLocks { files } => call("wait_for_locks", files),
         Action::WaitForCloudInit { argv } => call("wait_for_cloud_init", argv),
         Action::WaitForBootFinished => call("wait_for_boot_finished", [""; 0]),
@@ -87,11 +86,11 @@ fn assertion(check: &Check) -> Result<String> {
 }
 
 fn run(command: &Run) -> Result<String> {
-    let mut parts = match (&command.dir, command.attempts) {
-        (Some(dir), _) => vec!["run_in".to_owned(), quote(dir)?],
-        (None, 1) => vec!["run".to_owned()],
-        (None, attempts) => vec!["try".to_owned(), attempts.to_string()],
-    };
+    let mut parts = Vec::new();
+    if let Some(dir) = &command.dir {
+        parts.extend(["in_folder".to_owned(), quote(dir)?]);
+    }
+    parts.push(if command.packages { "package" } else { "run" }.to_owned());
     if !command.environment.is_empty() {
         parts.push("env".into());
     }
@@ -102,11 +101,12 @@ fn run(command: &Run) -> Result<String> {
     Ok(wrap(&parts))
 }
 
-/// A here-document gives exactly its lines, so content that does not end in one goes through printf.
+/// A here-document gives exactly its lines, so content that does not end in one comes from printf: not through a
+/// pipe, which would put the function into a process of its own.
 fn write_file(path: &str, mode: &str, content: &str) -> Result<String> {
     let target = format!("write_file {mode} {}", quote(path)?);
     if !content.ends_with('\n') || content.contains('\0') {
-        return Ok(format!("  printf %s {} | {target}", quote(content)?));
+        return Ok(format!("  {target} < <(printf %s {})", quote(content)?));
     }
     let mut end = "EOF".to_owned();
     while content.lines().any(|line| line == end) {

@@ -57,6 +57,12 @@ variable "subnet_id" {
   }
 }
 
+variable "source_ami" {
+  type        = string
+  description = "Id of the AMI to start from; empty for the newest that the filter finds.<~ source_ami_note ~>"
+  default     = ""
+}
+
 variable "spot_price" {
   type        = string
   description = "Highest hourly price for a spot builder in dollars, auto for the on-demand price, empty for on-demand."
@@ -137,6 +143,7 @@ source "amazon-ebs" "image" {
   ssh_pty                               = <~ base.sudo_needs_tty ~>
   temporary_security_group_source_cidrs = var.ssh_cidrs
 <~ more_source | safe ~>
+  source_ami = var.source_ami
   source_ami_filter {
     filters = {
       name                = "<~ base.name ~>"
@@ -200,6 +207,7 @@ build {
   provisioner "shell" {
     inline            = ["<~ stage.command ~>"]
     expect_disconnect = <~ stage.reboots ~>
+    valid_exit_codes  = <~ stage.exit_codes | safe ~>
     skip_clean        = <~ stage.reboots ~>
   }
 <%- for reason in stage.barrier %>

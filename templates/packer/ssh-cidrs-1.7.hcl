@@ -1,6 +1,6 @@
 variable "ssh_cidrs" {
   type        = list(string)
-  description = "Addresses that may reach the builder by SSH, for example 203.0.113.7/32; empty for the address you call from."
+  description = "Addresses that may reach the builder by SSH, for example 203.0.113.7/32; empty for the address you call from, which must be a public one: give the private range for ssh_interface = private_ip."
   default     = []
 
   validation {

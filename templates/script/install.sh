@@ -34,8 +34,8 @@ readonly TITLES=(
   <~ stage.title ~>
 <%- endfor %>
 )
-# Stages that a reboot follows, and those that are run only when the machine becomes an image.
-readonly REBOOT_AFTER=" <~ reboot_after | safe ~> " IMAGE_ONLY=" <~ image_only | safe ~> "
+# Stages that a reboot follows; that are run only when the machine becomes an image; that need GPUs and EFA devices.
+readonly REBOOT_AFTER=" <~ reboot_after | safe ~> " IMAGE_ONLY=" <~ image_only | safe ~> " TARGET_ONLY=" <~ target_only | safe ~> "
 
 # Exit codes, the same as efa-gen's own where the classes meet.
 readonly USAGE=2 REFUSED=3 NETWORK=5 FAILED=6 ASSERTION=7 LOCKED=8 WRONG_MACHINE=9 BUG=70
@@ -76,23 +76,29 @@ die() { # CLASS REASON
 
 on_exit() { # STATUS LINE
   [ "$1" -ne 0 ] && [ -z "$REBOOTING" ] || return 0
+  [ -z "$STEP" ] || die "$FAILED" "exit status $1 at line $2 of this script: is the disk full?"
   die "$BUG" "exit status $1 at line $2 of this script, which should have been caught: a bug in efa-gen"
 }
 
 #--- State ----------------------------------------------------------------------------------------------------
 
-# Writes standard input to a file whole: a cut leaves the old file or the new one.
+# Writes standard input to a file whole: a cut, also of power, leaves the old file or the new one.
 write_file() { # MODE FILE
   COMMAND="write $2"
   mkdir -p "${2%/*}"
-  cat >"$2.efa-gen-new"
+  cat >"$2.efa-gen-new" || die "$FAILED" "$2 could not be written: is the disk full?"
   chmod "$1" "$2.efa-gen-new"
-  mv -f "$2.efa-gen-new" "$2"
+  put_in_place "$2"
+}
+
+put_in_place() { # FILE, whose new content is in FILE.efa-gen-new
+  sync
+  mv -f "$1.efa-gen-new" "$1"
 }
 
 mark() { # STAGE[.STEP]
   sync
-  : >"$STATE/done/$1"
+  : >"$STATE/done/$1" || die "$FAILED" "the step's mark could not be written: is the disk full?"
 }
 
 is_done() { [ -e "$STATE/done/$1" ]; }
@@ -123,7 +129,7 @@ settle() {
   [ -f "$SELF" ] || die "$USAGE" "the script must be run from a file, not from a pipe"
   HINT=''
   [ "$SELF" -ef "$STATE/install.sh" ] || write_file 0755 "$STATE/install.sh" <"$SELF"
-  printf '%s\n' "$PLAN" | write_file 0644 "$STATE/plan"
+  [ -e "$STATE/plan" ] || write_file 0644 "$STATE/plan" <<<"$PLAN"
 }
 
 #--- Actions: each can be done again without harm -------------------------------------------------------------
@@ -136,24 +142,25 @@ run() { # COMMAND...
   [ "$status" -eq 0 ] || die "$FAILED" "exit status $status"
 }
 
-run_in() { # FOLDER COMMAND...
+in_folder() { # FOLDER FUNCTION...
   cd "$1" || die "$FAILED" "no folder $1"
-  run "${@:2}"
+  "${@:2}"
   cd /
 }
 
-# For what the network can break.
-try() { # ATTEMPTS COMMAND...
+# A package command: nobody else may hold the locks, and what the network breaks is tried again.
+package() { # COMMAND...
   local attempt status
-  COMMAND=$(printf '%q ' "${@:2}")
-  for ((attempt = 1; attempt <= $1; attempt++)); do
-    printf '+ %s(attempt %s of %s)\n' "$COMMAND" "$attempt" "$1"
+  for attempt in 1 2 3; do
+    own_package_locks
+    COMMAND=$(printf '%q ' "$@")
+    printf '+ %s(attempt %s of 3)\n' "$COMMAND" "$attempt"
     status=0
-    "${@:2}" 3>&- 9>&- </dev/null || status=$?
+    "$@" 3>&- 9>&- </dev/null || status=$?
     [ "$status" -ne 0 ] || return 0
-    sleep $((attempt * 5))
+    sleep $((attempt * 10))
   done
-  die "$FAILED" "exit status $status, $1 times"
+  die "$FAILED" "exit status $status, 3 times"
 }
 
 lock_is_held() { # FILE
@@ -196,37 +203,40 @@ wait_for_boot_finished() {
 }
 
 ensure_line() { # FILE LINE
+  local file
   COMMAND="add \"$2\" to $1"
-  if grep -qxF -e "$2" "$1"; then return 0; fi
-  cp -p "$1" "$1.efa-gen-new"
-  [ -z "$(tail -c 1 "$1")" ] || printf '\n' >>"$1.efa-gen-new"
-  printf '%s\n' "$2" >>"$1.efa-gen-new"
-  mv -f "$1.efa-gen-new" "$1"
+  file=$(readlink -f "$1")
+  if grep -qxF -e "$2" "$file"; then return 0; fi
+  cp -p "$file" "$file.efa-gen-new"
+  [ -z "$(tail -c 1 "$file")" ] || printf '\n' >>"$file.efa-gen-new"
+  printf '%s\n' "$2" >>"$file.efa-gen-new"
+  put_in_place "$file"
 }
 
 append_to_lines() { # FILE REGEX TEXT
-  local line
+  local file line
   COMMAND="append \"$3\" in $1"
-  cp -p "$1" "$1.efa-gen-new"
+  file=$(readlink -f "$1")
+  cp -p "$file" "$file.efa-gen-new"
   while IFS= read -r line || [ -n "$line" ]; do
     if [[ $line =~ $2 && $line != *"$3"* ]]; then line+=$3; fi
     printf '%s\n' "$line"
-  done <"$1" >"$1.efa-gen-new"
-  mv -f "$1.efa-gen-new" "$1"
+  done <"$file" >"$file.efa-gen-new"
+  put_in_place "$file"
 }
 
 replace() { # GLOB REGEX REPLACEMENT
   local files
   mapfile -t files < <(compgen -G "$1")
   [ "${#files[@]}" -gt 0 ] || die "$ASSERTION" "no file is named $1"
-  run sed -E -i -e "s|$2|$3|" "${files[@]+"${files[@]}"}"
+  run sed -E -i --follow-symlinks -e "s|$2|$3|" "${files[@]+"${files[@]}"}"
 }
 
 digest_of() { sha256sum <"$1" | cut -d ' ' -f 1; }
 
 # The file has its name only once its digest is right; an interrupted download is resumed.
 fetch() { # URL SHA256 FILE
-  local attempt found status=1 had
+  local attempt found status=1 answer had
   COMMAND="download $1"
   printf '+ %s\n' "$COMMAND"
   mkdir -p "${3%/*}"
@@ -236,19 +246,22 @@ fetch() { # URL SHA256 FILE
     had=''
     [ ! -s "$3.part" ] || had=1
     status=0
-    curl --fail --silent --show-error --location --proto "=${1%%:*}" --connect-timeout 30 \
-      --speed-limit 1024 --speed-time 60 --continue-at - --output "$3.part" "$1" 3>&- 9>&- || status=$?
-    case $status:$had in
-      22: | 3: | 1:) break ;;               # the server says no, and not because of a resumed part
-      22:1 | 33:1 | 36:1) rm -f "$3.part" ;; # the part does not fit what the server has now
+    answer=$(curl --fail --silent --show-error --location --proto "=${1%%:*}" --connect-timeout 30 \
+      --speed-limit 1024 --speed-time 60 --continue-at - --write-out '%{http_code}' --output "$3.part" "$1" \
+      3>&- 9>&-) || status=$?
+    case $status:$had:$answer in
+      0:* | 22:*:5* | 22:*:408 | 22:*:429) ;;  # done, or the server is busy
+      22::* | 1:* | 3:* | 37:*) break ;;       # it says no, and will again
+      22:* | 33:* | 36:*) rm -f "$3.part" ;;   # what is there does not fit what the server has now
     esac
   done
-  [ "$status" -eq 0 ] || die "$NETWORK" "curl failed with status $status"
+  [ "$status" -eq 0 ] || die "$NETWORK" "curl failed with status $status${answer:+, the server answered $answer}"
   found=$(digest_of "$3.part")
   if [ "$found" != "$2" ]; then
     rm -f "$3.part"
     die "$REFUSED" "wrong content: SHA-256 is $found, must be $2"
   fi
+  sync
   mv -f "$3.part" "$3"
 }
 
@@ -263,7 +276,7 @@ checkout() { # URL COMMIT FOLDER
   rm -rf "$3"
   mkdir -p "${3%/*}"
   GIT_TERMINAL_PROMPT=0 clone "$1" "$3"
-  run_in "$3" git checkout --quiet --detach "$2"
+  in_folder "$3" run git checkout --quiet --detach "$2"
   found=$(cd "$3" && git rev-parse HEAD)
   [ "$found" = "$2" ] || die "$REFUSED" "wrong content: HEAD is $found, must be $2"
 }
@@ -288,12 +301,12 @@ remove() { # GLOB...
   done
 }
 
-empty() { # GLOB...
+empty() { # GLOB... of files, and of folders with all files in them
   local glob file found
   for glob; do
     mapfile -t found < <(compgen -G "$glob")
     for file in "${found[@]+"${found[@]}"}"; do
-      [ ! -f "$file" ] || : >"$file"
+      find "$file" -type f -exec truncate -s 0 {} +
     done
   done
 }
@@ -442,7 +455,7 @@ assert_dkms_installed() {
 nccl_test() { # SECONDS HOSTFILE COMMAND...
   local status=0 log="${LOG%/*}/all_reduce_perf.log" why
   [ "$GPUS" -gt 0 ] || die "$ASSERTION" "all_reduce_perf needs an NVIDIA GPU, and this machine has none"
-  printf 'localhost slots=%s\n' "$GPUS" | write_file 0644 "$2"
+  write_file 0644 "$2" <<<"localhost slots=$GPUS"
   COMMAND=$(printf '%q ' "${@:3}")
   printf '+ %s\n' "$COMMAND"
   timeout "$1" "${@:3}" >"$log" 2>&1 3>&- 9>&- </dev/null || status=$?
@@ -511,6 +524,11 @@ own_package_locks() {
 <~ package_locks | safe ~>
 }
 
+# On each new boot, before anything else.
+after_reboot() {
+<~ after_reboot | safe ~>
+}
+
 # Starts this script at each boot until it is complete.
 install_boot_hook() {
 <~ hook_install | safe ~>
@@ -549,7 +567,7 @@ number_of() { # STAGE
 
 # The old boot id is recorded before anything else, so that no later stage can start on the old boot.
 reboot_machine() {
-  printf '%s\n' "$BOOT" | write_file 0644 "$STATE/reboot"
+  write_file 0644 "$STATE/reboot" <<<"$BOOT"
   [ -z "$STAGE" ] || mark "$STAGE"
   say "        rebooting"
   sync
@@ -562,9 +580,12 @@ reboot_machine() {
   die "$ASSERTION" "the machine did not reboot within 5 minutes"
 }
 
-run_stage() { # INDEX
+run_stage() { # INDEX [SAY-IF-DONE]
   local id=${STAGES[$1]}
-  is_done "$id" && return 0
+  if is_done "$id"; then
+    [ -z "${2:-}" ] || say "Stage $id is done already."
+    return 0
+  fi
   say "[$(($1 + 1))/${#STAGES[@]}] ${TITLES[$1]}"
   STAGE=$id
   "stage_${id//-/_}"
@@ -580,6 +601,7 @@ finish_reboot() {
     say "A reboot is due."
     reboot_machine
   fi
+  after_reboot
   rm -f "$STATE/reboot"
 }
 
@@ -593,13 +615,16 @@ wait_for_reboot() {
   done
 }
 
+# Stages that every machine needs.
+is_common() { ! contains "$IMAGE_ONLY$TARGET_ONLY" "$1"; }
+
 complete_if_done() {
   local id
   for id in "${STAGES[@]}"; do
-    contains "$IMAGE_ONLY" "$id" || is_done "$id" || return 0
+    if is_common "$id" && ! is_done "$id"; then return 0; fi
   done
   remove_boot_hook
-  printf '%s\n' "$PLAN" | write_file 0644 "$STATE/complete"
+  write_file 0644 "$STATE/complete" <<<"$PLAN"
   say "EFA-GEN COMPLETE: every stage is done."
 }
 
@@ -616,19 +641,24 @@ run_one() { # STAGE
   local index number
   number=$(number_of "$1")
   for ((index = 0; index < number; index++)); do
-    is_done "${STAGES[index]}" || die "$ASSERTION" "stage $1 needs stage ${STAGES[index]}, which is not done"
+    if is_common "${STAGES[index]}" && ! is_done "${STAGES[index]}"; then
+      die "$ASSERTION" "stage $1 needs stage ${STAGES[index]}, which is not done"
+    fi
   done
-  run_stage "$number"
+  # An image may be made from this one: what is for images is never done once and for all.
+  if contains "$IMAGE_ONLY" "$1"; then forget "$1"; fi
+  run_stage "$number" say
   [ -e "$STATE/complete" ] || complete_if_done
 }
 
+forget() { rm -f "$STATE/done/$1" "$STATE/done/$1".*; } # STAGE
+
 forget_from() { # STAGE
-  local index number id
+  local index number
   number=$(number_of "$1")
   rm -f "$STATE/complete" "$STATE/reboot"
   for ((index = number; index < ${#STAGES[@]}; index++)); do
-    id=${STAGES[index]}
-    rm -f "$STATE/done/$id" "$STATE/done/$id".*
+    forget "${STAGES[index]}"
   done
 }
 
@@ -637,7 +667,7 @@ list() {
   for index in "${!STAGES[@]}"; do
     id=${STAGES[index]} state=''
     is_done "$id" && state='done'
-    contains "$IMAGE_ONLY" "$id" && state="${state:+$state, }only with --stage $id"
+    contains "$IMAGE_ONLY" "$id" && state="only with --stage $id"
     printf '%2s  %-12s %-60s %s\n' $((index + 1)) "$id" "${TITLES[index]}" "$state"
     if contains "$REBOOT_AFTER" "$id"; then printf '    -- reboot --\n'; fi
   done
@@ -675,7 +705,12 @@ main() {
   trap 'die "$FAILED" "interrupted by a signal"' INT TERM HUP
   cd /
   case ${1:-} in
-    --from | --stage) number_of "$2" >/dev/null ;;
+    --from | --stage)
+      number_of "$2" >/dev/null
+      HINT="it is run with --stage $2"
+      if [ "$1" = --from ] && contains "$IMAGE_ONLY" "$2"; then die "$USAGE" "stage $2 is not a part of installing"; fi
+      HINT=''
+      ;;
     --after-reboot) wait_for_reboot; return 0 ;;
   esac
   if [ -e "$STATE/complete" ] && [ "${1:-}" != --from ] && [ "${1:-}" != --stage ]; then
@@ -683,9 +718,11 @@ main() {
     return 0
   fi
   open_lock
-  if ! flock -n 9; then
-    [ "${1:-}" != --start ] || { say "another run of this script is at work"; return 0; }
-    die "$LOCKED" "another run of this script is at work"
+  if [ "${1:-}" = --start ]; then
+    flock -n 9 || { say "another run of this script is at work"; return 0; }
+  else
+    # A few seconds, because at boot --start and the run that it starts may meet.
+    flock -w 5 9 || die "$LOCKED" "another run of this script is at work"
   fi
   settle
   start_log

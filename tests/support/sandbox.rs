@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use efa_gen::plan::{Action, Base, BootHook, Plan, Run, Stage, Step, Then};
+use efa_gen::plan::{Action, Base, BootHook, Plan, Run, Stage, Step, Then, When};
 use efa_gen::render::{self, Format};
 
 /// A machine of its own for one script.
@@ -138,7 +138,7 @@ pub fn step(id: &str, actions: Vec<Action>) -> Step {
 
 /// A stage.
 pub fn stage(id: &'static str, then: Then, steps: Vec<Step>) -> Stage {
-    Stage { id, title: format!("Stage {id}"), then, image_only: id == "seal", steps }
+    Stage { id, title: format!("Stage {id}"), then, run: if id == "seal" { When::Image } else { When::Install }, steps }
 }
 
 /// A plan of these stages, for no distribution in particular.
@@ -147,7 +147,7 @@ pub fn plan(stages: Vec<Stage>) -> Plan {
         schema: 1,
         distribution: "test".into(),
         distribution_name: "Test Linux".into(),
-        note: None,
+        notes: Vec::new(),
         stack: "none".into(),
         instance_type: None,
         architectures: Vec::new(),
@@ -156,16 +156,15 @@ pub fn plan(stages: Vec<Stage>) -> Plan {
             owners: vec!["000000000000".into()],
             name: "test-*".into(),
             architecture: "x86_64".into(),
-            deprecated: false,
             user: "nobody".into(),
             sudo_needs_tty: false,
             root_device: "/dev/xvda".into(),
             root_gib: 8,
             imdsv2: true,
-            cloud_init: "22.4".into(),
         },
         environment: vec![("PLAN_SAYS".into(), "it's $HOME".into())],
         package_locks: Vec::new(),
+        after_reboot: Vec::new(),
         boot_hook: BootHook {
             install: vec![Run::new(["systemctl", "enable", "hook"]).into()],
             start: vec![Run::new(["systemctl", "start", "hook"]).into()],

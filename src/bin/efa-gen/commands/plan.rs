@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use efa_gen::catalog::Catalog;
 use efa_gen::error::Result;
-use efa_gen::plan::{self, Plan, Request, Then};
+use efa_gen::plan::{self, Plan, Request, Then, When};
 
 use super::{list, recipe};
 use crate::cli::{OutputArg, PlanArgs};
@@ -22,7 +22,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
 
 fn describe(plan: &Plan) -> String {
     let mut text = format!("{}, stack {}\n", plan.distribution_name, plan.stack);
-    if let Some(note) = &plan.note {
+    for note in &plan.notes {
         let _ = writeln!(text, "note: {note}");
     }
     let _ = writeln!(text, "plan {}\n", plan.digest());
@@ -30,11 +30,14 @@ fn describe(plan: &Plan) -> String {
         let digest = component.digest.as_deref().unwrap_or("no digest of its own");
         let _ = writeln!(text, "  {:<22} {:<12} {}", component.title, component.version, digest);
     }
-    let builds = if plan.architectures.is_empty() { "no GPU code".to_owned() } else { plan.architectures.join(", ") };
-    let _ = writeln!(text, "  built for {builds}\n");
+    text.push('\n');
     let count = plan.stages.len();
     for (index, stage) in plan.stages.iter().enumerate() {
-        let when = if stage.image_only { "  (only with --stage seal, when the machine becomes an image)" } else { "" };
+        let when = match stage.run {
+            When::Install => "",
+            When::Target => "  (needs GPUs and EFA devices)",
+            When::Image => "  (only with --stage seal, when the machine becomes an image)",
+        };
         let _ = writeln!(text, "[{}/{count}] {}: {}{when}", index + 1, stage.id, stage.title);
         for step in &stage.steps {
             let _ = writeln!(text, "      {:<14} {}", step.id, step.title);
