@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use efa_gen::plan::{self, Action, Check, Plan, Request, Run, Stage, Then, When};
 use support::{catalog, plan_of, request};
 
-/// Every plan of the catalog: each distribution with the guide's and its newest stack, with and without GPU.
+/// Every plan of the catalog: each distribution with its default and its newest stack, with and without GPU.
 fn every_plan() -> Vec<Plan> {
     let catalog = catalog();
     let mut plans = Vec::new();
     for distribution in &catalog.distributions {
-        for stack in ["guide", "newest"] {
+        for stack in BTreeSet::from([distribution.default.as_str(), "newest"]) {
             for no_gpu in [false, true] {
                 let request = Request { no_gpu, ..request(&distribution.id, stack) };
                 plans.push(plan::plan(&catalog, &request).expect("every combination of the catalog can be planned"));
@@ -124,7 +124,7 @@ fn packages_are_installed_by_name_and_each_is_checked() {
 #[test]
 fn the_plugin_has_a_prefix_and_the_loader_and_mpirun_know_it() {
     let catalog = catalog();
-    for distribution in &catalog.distributions {
+    for distribution in catalog.distributions.iter().filter(|d| d.default == "guide") {
         let request = Request { test: true, ..request(&distribution.id, "guide") };
         let plan = plan::plan(&catalog, &request).expect("it can be planned");
         assert!(runs(&plan).any(|run| line(run).contains("./configure --prefix=/opt/aws-ofi-nccl")));
@@ -179,11 +179,13 @@ fn newest_fits_the_distribution() {
         ("rhel7.6", "1.30.0", "2.18.6-1"),
         ("ubuntu16", "1.11.2", "2.8.4-1"),
         ("ubuntu18", "1.22.1", "2.18.6-1"),
+        ("ubuntu24", "1.50.0", "2.30.4-1"),
+        ("debian12", "1.50.0", "2.30.4-1"),
     ] {
         let plan = plan_of(distribution, "newest");
         assert_eq!((plan.version("efa"), plan.version("nccl")), (Some(efa), Some(nccl)), "{distribution}");
     }
-    for distribution in &catalog().distributions {
+    for distribution in catalog().distributions.iter().filter(|d| d.default == "guide") {
         let plan = plan_of(&distribution.id, "guide");
         assert_eq!(
             (plan.version("efa"), plan.version("cuda"), plan.version("nccl")),
@@ -295,4 +297,15 @@ fn stack_files_are_strict() {
         let error = Pins::parse("mine.toml", &text).expect_err(words).to_string();
         assert!(error.starts_with("stack file mine.toml: ") && error.contains(words), "{error}");
     }
+}
+
+#[test]
+fn newest_is_what_the_gpu_can_take() {
+    let versions = |instance_type: &str| {
+        let plan = planned("debian12", "newest", instance_type);
+        let driver = runs(&plan).map(line).find(|line| line.contains("driver.run")).expect("it is installed");
+        (plan.version("cuda").map(str::to_owned), driver.contains("kernel-open"))
+    };
+    assert_eq!(versions("p6-b200.48xlarge"), (Some("13.0.2".into()), true));
+    assert_eq!(versions("p3dn.24xlarge"), (Some("12.9.1".into()), false), "Volta needs the proprietary modules");
 }

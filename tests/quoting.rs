@@ -141,7 +141,7 @@ fn unguarded_arrays(script: &str) -> Vec<&str> {
 #[test]
 fn scripts_need_no_more_than_bash_4_2() {
     for distribution in &catalog().distributions {
-        let plan = support::plan_of(&distribution.id, "guide");
+        let plan = support::default_plan(&distribution.id);
         let script = render::render(&plan, &[Format::Script]).expect("it can be rendered").remove(0).text;
         for (construct, version) in NEWER_THAN_BASH_4_2 {
             assert!(!script.contains(construct), "{}: `{construct}` came with bash {version}", distribution.id);

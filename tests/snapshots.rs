@@ -1,4 +1,4 @@
-//! The snapshots are the product: what users get for every distribution, in every format, from the guide stack.
+//! The snapshots are the product: what users get for every distribution, in every format, from its default stack.
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::io::Read;
 use base64::Engine;
 use efa_gen::plan::{Plan, When};
 use efa_gen::render::{self, Format, PackerGrammar};
-use support::{catalog, in_repository, plan_of};
+use support::{catalog, default_plan, in_repository};
 
 /// Every file that is rendered for a plan, and the plan itself, by name.
 fn product(plan: &Plan) -> Vec<(&'static str, String)> {
@@ -36,7 +36,7 @@ fn payload(user_data: &str) -> String {
 fn every_distribution_and_format() {
     for distribution in &catalog().distributions {
         let folder = in_repository("snapshots").join(&distribution.id);
-        for (name, text) in product(&plan_of(&distribution.id, "guide")) {
+        for (name, text) in product(&default_plan(&distribution.id)) {
             insta::with_settings!({
                 snapshot_path => &folder,
                 prepend_module_to_snapshot => false,
@@ -50,7 +50,7 @@ fn every_distribution_and_format() {
 fn no_snapshot_is_an_orphan() {
     let mut expected = BTreeSet::new();
     for distribution in &catalog().distributions {
-        for (name, _) in product(&plan_of(&distribution.id, "guide")) {
+        for (name, _) in product(&default_plan(&distribution.id)) {
             expected.insert(format!("{}/{name}.snap", distribution.id));
         }
     }
@@ -68,7 +68,7 @@ fn no_snapshot_is_an_orphan() {
 #[test]
 fn user_data_carries_the_script_without_comments_and_seal() {
     for distribution in &catalog().distributions {
-        let plan = plan_of(&distribution.id, "guide");
+        let plan = default_plan(&distribution.id);
         let text = |format| render::render(&plan, &[format]).expect("it can be rendered").remove(0).text;
         let packed = base64::engine::general_purpose::STANDARD
             .decode(payload(&text(Format::CloudInit)))
@@ -94,7 +94,7 @@ fn user_data_carries_the_script_without_comments_and_seal() {
 #[test]
 fn user_data_stays_under_the_limit_of_ec2() {
     for distribution in &catalog().distributions {
-        for stack in ["guide", "newest"] {
+        for stack in BTreeSet::from([distribution.default.as_str(), "newest"]) {
             let request = efa_gen::plan::Request { test: true, ..support::request(&distribution.id, stack) };
             let plan = efa_gen::plan::plan(&catalog(), &request).expect("it can be planned");
             let text = render::render(&plan, &[Format::CloudInit]).expect("it can be rendered").remove(0).text;

@@ -12,7 +12,7 @@ fuzz_target!(|text: &str| {
     let Ok(distribution) = Distribution::parse("fuzzed", text) else { return };
     let pins = Catalog::embedded().expect("the embedded facts are sound").pins;
     let Ok(catalog) = Catalog::new(vec![distribution], pins) else { return };
-    let request = Request { distribution: "fuzzed".into(), stack: "guide".into(), ..Request::default() };
+    let request = Request { distribution: "fuzzed".into(), ..Request::default() };
     let Ok(plan) = plan::plan(&catalog, &request) else { return };
     for format in Format::all(PackerGrammar::Newest) {
         let _ = render::render(&plan, &[format]);

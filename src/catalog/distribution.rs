@@ -21,6 +21,8 @@ pub struct Distribution {
     pub note: Option<String>,
     /// First and last EFA installer version that supports it.
     pub efa: EfaRange,
+    /// Stack that is taken when none is named: `newest` where the guide's own software is too old.
+    pub default: String,
     /// Stacks that `newest` stands for, best first; the first one that can build for the GPU is taken.
     pub newest: Vec<String>,
     /// What `/etc/os-release` says on it.

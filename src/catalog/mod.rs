@@ -84,7 +84,8 @@ impl Catalog {
             if !init_systems.contains_key(&distribution.init) {
                 return Err(wrong(format!("init system `{}` is not in init_systems.toml", distribution.init)));
             }
-            if let Some(missing) = distribution.newest.iter().find(|id| !pins.stack.iter().any(|s| s.id == **id)) {
+            let named = distribution.newest.iter().chain(Some(&distribution.default).filter(|id| *id != "newest"));
+            if let Some(missing) = named.into_iter().find(|id| !pins.stack.iter().any(|s| s.id == **id)) {
                 return Err(wrong(format!("stack `{missing}` is not in the stack file")));
             }
         }

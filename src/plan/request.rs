@@ -15,8 +15,8 @@ use crate::error::{Class, Error, Result};
 pub struct Request {
     /// Distribution id or alias.
     pub distribution: String,
-    /// Stack id, or `newest`.
-    pub stack: String,
+    /// Stack id, or `newest`; without one, the distribution's default.
+    pub stack: Option<String>,
     /// Instance type to build for.
     pub instance_type: Option<String>,
     /// EFA installer version instead of the stack's.
@@ -62,7 +62,7 @@ pub(super) fn choose<'a>(catalog: &'a Catalog, request: &Request) -> Result<Chos
         return Err(Error::new(Class::Plan, format!("{} has no NVIDIA GPU", chosen.name))
             .hint("add --no-gpu for a CPU-only EFA image"));
     }
-    let resolved = resolve_stack(catalog, distribution, &request.stack, instance_type)?;
+    let resolved = resolve_stack(catalog, distribution, request.stack.as_deref(), instance_type)?;
     let efa_version = request.efa.clone().unwrap_or_else(|| resolved.stack.efa.clone());
     check_efa_version(distribution, instance_type, &efa_version)?;
     if !request.no_gpu {
@@ -82,9 +82,10 @@ pub(super) fn choose<'a>(catalog: &'a Catalog, request: &Request) -> Result<Chos
 fn resolve_stack<'a>(
     catalog: &'a Catalog,
     distribution: &Distribution,
-    stack: &str,
+    stack: Option<&str>,
     instance_type: Option<&InstanceType>,
 ) -> Result<Resolved<'a>> {
+    let stack = stack.unwrap_or(&distribution.default);
     if stack != "newest" {
         return catalog.stack(stack);
     }

@@ -19,7 +19,13 @@ pub fn catalog() -> Catalog {
 
 /// A request for this distribution and stack, nothing else set.
 pub fn request(distribution: &str, stack: &str) -> Request {
-    Request { distribution: distribution.into(), stack: stack.into(), ..Request::default() }
+    Request { distribution: distribution.into(), stack: Some(stack.into()), ..Request::default() }
+}
+
+/// The plan for this distribution and its default stack.
+pub fn default_plan(distribution: &str) -> Plan {
+    let request = Request { distribution: distribution.into(), ..Request::default() };
+    plan::plan(&catalog(), &request).expect("the default can be planned")
 }
 
 /// The plan for this distribution and stack.

@@ -44,9 +44,10 @@ pub enum Command {
 /// What to install, and for which machine.
 #[derive(Debug, Args)]
 pub struct RecipeArgs {
-    /// Software stack: `guide`, `newest`, or a name that `efa-gen stacks` lists
-    #[arg(long, value_name = "STACK", default_value = "guide")]
-    pub stack: String,
+    /// Software stack: `guide`, `newest`, or a name that `efa-gen stacks` lists [default: guide, or
+    /// newest where the guide's software is too old for the distribution]
+    #[arg(long, value_name = "STACK")]
+    pub stack: Option<String>,
     /// Instance type to build for; without it, every GPU architecture that the stack can build
     #[arg(long, value_name = "TYPE")]
     pub instance_type: Option<String>,

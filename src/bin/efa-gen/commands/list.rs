@@ -28,12 +28,13 @@ pub fn distros(args: &ListArgs) -> Result<()> {
             d.id.clone(),
             d.name.clone(),
             format!("{} to {last}", d.efa.first),
+            d.default.clone(),
             d.newest.join(" "),
             d.ami.user.clone(),
             d.aliases.join(" "),
         ]
     });
-    table(["id", "name", "EFA installer", "newest stack", "user", "aliases"], rows)
+    table(["id", "name", "EFA installer", "default", "newest stands for", "user", "aliases"], rows)
 }
 
 pub fn instance_types(args: &ListArgs) -> Result<()> {
