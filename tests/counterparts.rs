@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use efa_gen::plan::{Action, Then};
-use support::sandbox::{Sandbox, plan, stage, step};
+use efa_gen::plan::Action;
+use support::sandbox::Sandbox;
 use support::{catalog, efa_gen, stderr, stdout};
 
 /// Runs a program; a missing one fails the test.
@@ -111,14 +111,6 @@ fn cloud_init_takes_every_user_data() {
     });
 }
 
-/// Runs one step of these actions with the real curl, tar and git; returns exit code and what was said.
-fn run_actions(sandbox: &Sandbox, actions: Vec<Action>) -> (Option<i32>, String) {
-    let _ = fs::remove_dir_all(sandbox.path("state"));
-    sandbox.install(&plan(vec![stage("one", Then::Continue, vec![step("it", actions)])]));
-    let output = sandbox.run(&[]);
-    (output.status.code(), stdout(&output) + &stderr(&output))
-}
-
 #[test]
 #[ignore = "needs curl and tar; run by .ci/run"]
 fn fetch_checks_the_digest_before_the_file_has_its_name() {
@@ -134,7 +126,7 @@ fn fetch_checks_the_digest_before_the_file_has_its_name() {
     let fetch =
         |sha256: &str| Action::Fetch { url: url.clone(), sha256: sha256.into(), path: sandbox.text("got/it.tar.gz") };
 
-    let (code, said) = run_actions(&sandbox, vec![fetch(&"0".repeat(64))]);
+    let (code, said) = sandbox.run_actions(vec![fetch(&"0".repeat(64))]);
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains(&format!("wrong content: SHA-256 is {sha256}")), "{said}");
     assert_eq!(fs::read_dir(sandbox.path("got")).expect("the folder is there").count(), 0, "nothing is left");
@@ -144,13 +136,13 @@ fn fetch_checks_the_digest_before_the_file_has_its_name() {
     let unpack = Action::Unpack { archive: sandbox.text("got/it.tar.gz"), dir: sandbox.text("unpacked") };
     fs::create_dir(sandbox.path("unpacked")).expect("a folder can be made");
     sandbox.write("unpacked/stale", "from an earlier run");
-    let (code, said) = run_actions(&sandbox, vec![fetch(&sha256), unpack]);
+    let (code, said) = sandbox.run_actions(vec![fetch(&sha256), unpack]);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(sandbox.read("unpacked/payload"), "the right content\n");
     assert!(!sandbox.path("unpacked/stale").exists(), "the folder is a fresh one");
 
     let missing = Action::Fetch { url: format!("{url}.missing"), sha256, path: sandbox.text("got/other") };
-    let (code, said) = run_actions(&sandbox, vec![missing]);
+    let (code, said) = sandbox.run_actions(vec![missing]);
     assert_eq!(code, Some(5), "{said}");
     assert!(said.contains("curl failed with status 37"), "{said}");
 }
@@ -177,13 +169,13 @@ fn checkout_ends_at_exactly_the_pinned_commit() {
     let checkout =
         |commit: &str| Action::Checkout { url: url.clone(), commit: commit.into(), dir: sandbox.text("tree") };
 
-    let (code, said) = run_actions(&sandbox, vec![checkout(&first)]);
+    let (code, said) = sandbox.run_actions(vec![checkout(&first)]);
     assert_eq!(code, Some(0), "{said}");
     assert!(sandbox.path("tree/.git").exists() && !sandbox.path("tree/later").exists());
-    let (code, said) = run_actions(&sandbox, vec![checkout(&"0".repeat(40))]);
+    let (code, said) = sandbox.run_actions(vec![checkout(&"0".repeat(40))]);
     assert_eq!(code, Some(6), "{said}");
     let gone = Action::Checkout { url: "file:///no/such/repository".into(), commit: first, dir: sandbox.text("tree") };
-    let (code, said) = run_actions(&sandbox, vec![gone]);
+    let (code, said) = sandbox.run_actions(vec![gone]);
     assert_eq!(code, Some(5), "{said}");
     assert!(said.contains("git clone failed"), "{said}");
 }
@@ -215,12 +207,12 @@ fn fetch_goes_on_after_a_busy_server_and_a_cut_but_not_after_a_no() {
         sha256: sha256.clone(),
         path: sandbox.text("got"),
     };
-    let (code, said) = run_actions(&sandbox, vec![fetch("/file")]);
+    let (code, said) = sandbox.run_actions(vec![fetch("/file")]);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(fs::read(sandbox.path("got")).expect("it is there"), body);
     assert_eq!(server.asked("/file").len(), 3);
     fs::remove_file(sandbox.path("got")).expect("it can be removed");
-    let (code, said) = run_actions(&sandbox, vec![fetch("/missing")]);
+    let (code, said) = sandbox.run_actions(vec![fetch("/missing")]);
     assert_eq!(code, Some(5), "{said}");
     assert!(said.contains("curl failed with status 22, the server answered 404"), "{said}");
     assert_eq!(server.asked("/missing").len(), 1, "a no is final");

@@ -222,14 +222,6 @@ fn a_script_from_a_pipe_is_refused() {
     assert!(!sandbox.path("trace").exists());
 }
 
-/// Runs one step of these actions; returns the exit code and what was said.
-fn run_actions(sandbox: &Sandbox, actions: Vec<Action>) -> (Option<i32>, String) {
-    let _ = fs::remove_dir_all(sandbox.path("state"));
-    sandbox.install(&plan(vec![stage("one", Then::Continue, vec![step("it", actions)])]));
-    let output = sandbox.run(&[]);
-    (output.status.code(), stdout(&output) + &stderr(&output))
-}
-
 #[test]
 fn actions_on_files_do_what_they_say_and_nothing_more() {
     let sandbox = Sandbox::new();
@@ -261,7 +253,7 @@ fn actions_on_files_do_what_they_say_and_nothing_more() {
         Action::Assert(Check::Prints { argv: vec![Word::literal("echo"), Word::literal("V1.2")], text: "V1.2".into() }),
     ];
     for round in 1..=2 {
-        let (code, said) = run_actions(&sandbox, actions.clone());
+        let (code, said) = sandbox.run_actions(actions.clone());
         assert_eq!(code, Some(0), "round {round}: {said}");
         assert_eq!(sandbox.read("yum.conf"), "[main]\nreleasever=2018.03\nlast line has no break\nexclude=kernel*\n");
         let menu = "default 0\ntitle x\n\tkernel /boot/vmlinuz root=LABEL=/ console=ttyS0 nouveau=off\n  kernel /b quiet nouveau=off\n";
@@ -298,7 +290,7 @@ fn checks_that_do_not_hold_fail_the_step() {
         (Check::Memlock { user: "no-such-user".into() }, 7, "could not start a session"),
     ];
     for (check, code, words) in cases {
-        let (found, said) = run_actions(&sandbox, vec![Action::Assert(check.clone())]);
+        let (found, said) = sandbox.run_actions(vec![Action::Assert(check.clone())]);
         assert_eq!(found, Some(code), "{check:?}: {said}");
         assert!(said.contains(words), "{check:?}: {said}");
         assert!(!sandbox.path("state/complete").exists());
@@ -311,9 +303,9 @@ fn what_the_network_breaks_is_tried_again_and_then_given_up() {
     sandbox.program("sleep", "exit 0");
     let count = sandbox.path("count");
     let flaky = format!("echo x >>{0}; [ $(wc -l <{0}) -ge 3 ]", count.display());
-    let (code, said) = run_actions(&sandbox, vec![Run::new(["sh", "-c", &flaky]).packages().into()]);
+    let (code, said) = sandbox.run_actions(vec![Run::new(["sh", "-c", &flaky]).packages().into()]);
     assert_eq!(code, Some(0), "{said}");
-    let (code, said) = run_actions(&sandbox, vec![Run::new(["false"]).packages().into()]);
+    let (code, said) = sandbox.run_actions(vec![Run::new(["false"]).packages().into()]);
     assert_eq!(code, Some(6));
     assert!(said.contains("exit status 1, 3 times"), "{said}");
 }
@@ -323,7 +315,7 @@ fn the_plan_s_environment_reaches_the_commands() {
     let sandbox = Sandbox::new();
     let show = format!("printf '%s|%s' \"$PLAN_SAYS\" \"$OWN\" >{}", sandbox.text("out"));
     let run = Run::new(["sh", "-c", &show]).environment([("OWN", "a b")]).in_dir("/");
-    let (code, said) = run_actions(&sandbox, vec![run.into(), append(&sandbox.path("trace"), "end")]);
+    let (code, said) = sandbox.run_actions(vec![run.into(), append(&sandbox.path("trace"), "end")]);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(sandbox.read("out"), "it's $HOME|a b");
 }
@@ -335,7 +327,7 @@ fn judge(log: &str, status: i32) -> (Option<i32>, String) {
     sandbox.write("the-log", log);
     sandbox.program("mpirun", &format!("cat {}; exit {status}", sandbox.text("the-log")));
     let argv = vec![Word::literal("mpirun"), Word::literal("-n"), Word::template("{gpus}")];
-    run_actions(&sandbox, vec![Action::NcclTest { argv, hostfile: sandbox.text("hostfile"), timeout_s: 30 }])
+    sandbox.run_actions(vec![Action::NcclTest { argv, hostfile: sandbox.text("hostfile"), timeout_s: 30 }])
 }
 
 #[test]
@@ -421,7 +413,7 @@ fn a_disk_that_takes_nothing_more_is_no_bug_of_the_script() {
     let path = sandbox.text("file/below");
     for content in ["line\n", "no line"] {
         let write = Action::WriteFile { path: path.clone(), mode: "0644", content: content.into() };
-        let (code, said) = run_actions(&sandbox, vec![write]);
+        let (code, said) = sandbox.run_actions(vec![write]);
         assert_eq!(code, Some(6), "{said}");
         assert!(said.contains("is the disk full?") && said.contains("step: Do it"), "{said}");
     }

@@ -100,6 +100,15 @@ impl Sandbox {
         panic!("ten reboots are too many");
     }
 
+    /// Runs one step of these actions from the beginning; returns the exit code and all that was said.
+    pub fn run_actions(&self, actions: Vec<Action>) -> (Option<i32>, String) {
+        let _ = fs::remove_dir_all(self.path("state"));
+        self.install(&plan(vec![stage("one", Then::Continue, vec![step("it", actions)])]));
+        let output = self.run(&[]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), said)
+    }
+
     /// Every file below a folder of the sandbox, with its content.
     pub fn listing(&self, name: &str) -> Vec<(PathBuf, Vec<u8>)> {
         let mut found = Vec::new();
