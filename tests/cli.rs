@@ -197,6 +197,16 @@ fn refusals_name_the_thing_and_give_a_hint() {
             "choose",
         ),
         (&["--distro", "al2", "--instance-type", "c5n.18xlarge"], 4, "c5n.18xlarge has no NVIDIA GPU", "--no-gpu"),
+        (&["--distro", "al2", "--mirror", "ftp://x"], 2, "`ftp://x` is not the address of a mirror", "http://mirror"),
+        (
+            &["--distro", "al2", "--mirror", "http://a b"],
+            2,
+            "`http://a b` is not the address of a mirror",
+            "http://mirror",
+        ),
+        (&["--distro", "al2", "--mirror", "https://"], 2, "`https://` is not the address of a mirror", "http://mirror"),
+        (&["--distro", "al2", "--stack-file", "/no/such"], 5, "could not read stack file /no/such", ""),
+        (&["--distro", "al2", "--stack-file", "/"], 2, "stack file / is a folder", ""),
         (&["--distro", "al2", "--no-gpu", "--test"], 2, "needs a GPU stack", "--no-gpu"),
         (&["--distro", "al2", "--extra-script", "/no/such"], 5, "could not read extra script /no/such", ""),
     ];

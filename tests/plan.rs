@@ -294,7 +294,7 @@ fn stack_files_are_strict() {
         (good.replace("id = \"guide\"", "id = \"newest\""), "stack id `newest` must be"),
     ];
     for (text, words) in cases {
-        let error = Pins::parse("mine.toml", &text).expect_err(words).to_string();
+        let error = Pins::parse("mine.toml", &text, &Pins::default()).expect_err(words).to_string();
         assert!(error.starts_with("stack file mine.toml: ") && error.contains(words), "{error}");
     }
 }
@@ -308,4 +308,42 @@ fn newest_is_what_the_gpu_can_take() {
     };
     assert_eq!(versions("p6-b200.48xlarge"), (Some("13.0.2".into()), true));
     assert_eq!(versions("p3dn.24xlarge"), (Some("12.9.1".into()), false), "Volta needs the proprietary modules");
+}
+
+#[test]
+fn a_stack_of_one_s_own_stands_beside_the_known_artifacts() {
+    let digest = "ab".repeat(32);
+    let own = format!(
+        r#"
+[[efa]]
+version = "1.33.0"
+download = {{ url = "https://artifacts.example/efa.tar.gz", sha256 = "{digest}", published = "us" }}
+[[stack]]
+id = "ours"
+title = "Ours"
+efa = "1.33.0"
+cuda = "12.2.2"
+driver = "535.129.03"
+nccl = "2.18.6-1"
+plugin = "1.7.4"
+nccl_tests = "2.16.8"
+run_environment = []
+"#
+    );
+    let catalog = catalog().with_stacks("ours.toml", &own).expect("it names what is known");
+    let request = Request { mirror: Some("http://mirror.example/efa".into()), ..request("centos7", "ours") };
+    let plan = plan::plan(&catalog, &request).expect("it can be planned");
+    let urls: Vec<_> = actions(&plan)
+        .filter_map(|action| match action {
+            Action::Fetch { url, .. } | Action::Checkout { url, .. } => Some(url.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert!(urls.contains(&"http://mirror.example/efa/artifacts.example/efa.tar.gz"), "{urls:?}");
+    assert!(urls.contains(&"http://mirror.example/efa/github.com/NVIDIA/nccl.git"), "{urls:?}");
+    assert!(urls.iter().all(|url| url.starts_with("http://mirror.example/efa/")), "{urls:?}");
+    assert_eq!(plan.components[0].digest, Some(format!("sha256:{digest}")));
+
+    let again = catalog.with_stacks("ours.toml", &own).expect_err("its name is taken").to_string();
+    assert!(again.contains("there is a stack `ours` already"), "{again}");
 }

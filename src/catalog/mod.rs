@@ -63,7 +63,13 @@ impl Catalog {
             };
             distributions.push(Distribution::parse(stem, text)?);
         }
-        Catalog::new(distributions, Pins::parse("pins.toml", include_str!("pins.toml"))?)
+        Catalog::new(distributions, Pins::parse("pins.toml", include_str!("pins.toml"), &Pins::default())?)
+    }
+
+    /// The same facts and the user's own stacks, from a file of the form of `pins.toml`.
+    pub fn with_stacks(self, name: &str, text: &str) -> Result<Self> {
+        let pins = Pins::parse(name, text, &self.pins)?;
+        Ok(Catalog { pins, ..self })
     }
 
     /// A catalog of these distributions and stacks, with efa-gen's own instance types and init systems.

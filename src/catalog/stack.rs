@@ -7,9 +7,11 @@ use super::distribution::EfaRange;
 use crate::error::{Class, Error, Result};
 
 /// Every pinned artifact, and the stacks that combine them.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Pins {
+    /// EFA installers besides those that AWS released.
+    pub efa: Vec<EfaInstaller>,
     /// CUDA runfiles.
     pub cuda: Vec<Cuda>,
     /// NVIDIA driver runfiles.
@@ -22,6 +24,16 @@ pub struct Pins {
     pub nccl_tests: Vec<Source>,
     /// The combinations.
     pub stack: Vec<Stack>,
+}
+
+/// An EFA installer's tarball that is not the one of this version that AWS released.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EfaInstaller {
+    /// Version that it records on the machine.
+    pub version: String,
+    /// The tarball.
+    pub download: Download,
 }
 
 /// A file that is downloaded: where from, what it must be, who says so.
@@ -141,19 +153,36 @@ pub struct Stack {
 }
 
 impl Pins {
-    /// Reads a file of the form of `pins.toml` and checks that its references and digests are sound.
-    /// `name` is how messages call the file.
-    pub fn parse(name: &str, text: &str) -> Result<Self> {
+    /// Reads a file of the form of `pins.toml` and checks that its digests are sound and its stacks complete.
+    /// `name` is how messages call the file; `known` is what its stacks may name besides.
+    pub fn parse(name: &str, text: &str, known: &Pins) -> Result<Self> {
         let wrong = |message: String| Error::new(Class::Usage, format!("stack file {name}: {message}"));
-        let pins: Pins = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let own: Pins = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        if let Some(taken) = own.stack.iter().find(|stack| known.stack.iter().any(|other| other.id == stack.id)) {
+            return Err(wrong(format!("there is a stack `{}` already", taken.id)));
+        }
+        let pins = own.in_front_of(known);
         pins.check().map_err(wrong)?;
         Ok(pins)
+    }
+
+    /// Everything of both; where both have a version of something, the own one is found first.
+    fn in_front_of(self, known: &Pins) -> Pins {
+        Pins {
+            efa: joined(self.efa, &known.efa),
+            cuda: joined(self.cuda, &known.cuda),
+            driver: joined(self.driver, &known.driver),
+            nccl: joined(self.nccl, &known.nccl),
+            plugin: joined(self.plugin, &known.plugin),
+            nccl_tests: joined(self.nccl_tests, &known.nccl_tests),
+            stack: joined(self.stack, &known.stack),
+        }
     }
 
     fn check(&self) -> std::result::Result<(), String> {
         let fabric_managers = self.driver.iter().filter_map(|driver| driver.fabric_manager.as_ref());
         let downloads = self.cuda.iter().map(|cuda| &cuda.download).chain(self.driver.iter().map(|d| &d.download));
-        for download in downloads.chain(fabric_managers) {
+        for download in downloads.chain(fabric_managers).chain(self.efa.iter().map(|efa| &efa.download)) {
             check_https(&download.url)?;
             if let Some(bad) = download.sha256.as_ref().filter(|hex| !is_hex(hex, 64)) {
                 return Err(format!("`{bad}` is not a SHA-256 (64 lower-case hex digits)"));
@@ -189,6 +218,11 @@ impl Pins {
             nccl_tests: find(&self.nccl_tests, "nccl-tests", &stack.nccl_tests, |tests| &tests.version)?,
         })
     }
+}
+
+fn joined<T: Clone>(mut own: Vec<T>, known: &[T]) -> Vec<T> {
+    own.extend_from_slice(known);
+    own
 }
 
 fn find<'a, T>(

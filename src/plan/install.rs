@@ -40,11 +40,14 @@ pub fn plan(catalog: &Catalog, request: &Request) -> Result<Plan> {
         stages.push(finish::test(&chosen, gpu));
     }
     stages.push(seal::stage(distribution));
+    if let Some(mirror) = &request.mirror {
+        take_from(mirror, &mut stages);
+    }
     Ok(Plan {
         schema: 1,
         distribution: distribution.id.clone(),
         distribution_name: distribution.name.clone(),
-        notes: notes(catalog, &chosen),
+        notes: notes(catalog, &chosen, request),
         stack: chosen.stack_id.clone(),
         instance_type: chosen.instance_type.map(|t| t.name.clone()),
         architectures: chosen.gpu.as_ref().map_or_else(Vec::new, |gpu| gpu.architectures.clone()),
@@ -58,8 +61,20 @@ pub fn plan(catalog: &Catalog, request: &Request) -> Result<Plan> {
     })
 }
 
-fn notes(catalog: &Catalog, chosen: &Chosen) -> Vec<String> {
+/// Turns every download to the mirror, where an artifact lies in a folder named after its host.
+fn take_from(mirror: &str, stages: &mut [Stage]) {
+    for action in stages.iter_mut().flat_map(|stage| &mut stage.steps).flat_map(|step| &mut step.actions) {
+        if let Action::Fetch { url, .. } | Action::Checkout { url, .. } = action {
+            *url = url.replacen("https:/", mirror, 1);
+        }
+    }
+}
+
+fn notes(catalog: &Catalog, chosen: &Chosen, request: &Request) -> Vec<String> {
     let mut notes: Vec<String> = chosen.distribution.note.iter().cloned().collect();
+    if let Some(mirror) = &request.mirror {
+        notes.push(format!("Everything but the distribution's own packages is downloaded from {mirror}."));
+    }
     let Some(gpu) = &chosen.gpu else {
         notes.push("CPU-only: no driver, no CUDA, no NCCL.".into());
         return notes;

@@ -25,6 +25,8 @@ pub struct Request {
     pub no_gpu: bool,
     /// SHA-256 by component name, lower-case hex.
     pub sha256: BTreeMap<String, String>,
+    /// Where every artifact is taken from instead of its own host: `MIRROR/HOST/PATH`.
+    pub mirror: Option<String>,
     /// The user's own step: text of an executable file.
     pub extra_script: Option<String>,
     /// Whether to end with the all_reduce_perf run.
@@ -69,7 +71,7 @@ pub(super) fn choose<'a>(catalog: &'a Catalog, request: &Request) -> Result<Chos
         check_range(&resolved.plugin.efa, &efa_version, &format!("go with plugin {}", resolved.plugin.version))?;
     }
     let mut given = request.sha256.clone();
-    let efa = digest_of_efa(&efa_version, &mut given)?;
+    let efa = digest_of_efa(catalog, &efa_version, &mut given)?;
     let gpu = if request.no_gpu { None } else { Some(choose_gpu(catalog, resolved, instance_type, &mut given)?) };
     if let Some((name, _)) = given.first_key_value() {
         return Err(Error::new(Class::Usage, format!("--sha256 names `{name}`, which this plan does not download"))
@@ -139,13 +141,14 @@ fn check_range(range: &EfaRange, version: &str, what: &str) -> Result<()> {
     }
 }
 
-fn digest_of_efa(version: &str, given: &mut BTreeMap<String, String>) -> Result<Download> {
+fn digest_of_efa(catalog: &Catalog, version: &str, given: &mut BTreeMap<String, String>) -> Result<Download> {
     let release = efa::release(version);
-    let download = Download {
+    let own = catalog.pins.efa.iter().find(|efa| efa.version == version).map(|efa| efa.download.clone());
+    let download = own.unwrap_or_else(|| Download {
         url: format!("{}/{}", efa::BASE_URL, efa::tarball_name(version)),
         sha256: release.and_then(|release| release.sha256).map(str::to_owned),
         published: release.map_or("nobody", |release| release.source).to_owned(),
-    };
+    });
     let hint = format!(
         "`efa-gen fetch --efa {version}` checks the tarball's signature and prints its digest; pass that as --sha256 efa=HEX"
     );
@@ -237,4 +240,17 @@ pub fn parse_sha256(text: &str) -> Result<(String, String)> {
         return Err(malformed());
     }
     Ok((name.to_owned(), hex))
+}
+
+/// Checks `--mirror`: http or https, for every artifact is checked by its digest or commit; no blanks. A slash at
+/// its end is dropped.
+pub fn parse_mirror(text: &str) -> Result<String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let sound =
+        |rest: &str| !rest.is_empty() && !rest.chars().any(|c| c.is_whitespace() || c.is_control() || "?#".contains(c));
+    if rest.is_some_and(sound) {
+        return Ok(text.trim_end_matches('/').to_owned());
+    }
+    Err(Error::new(Class::Usage, format!("`{}` is not the address of a mirror", text.escape_debug()))
+        .hint("for example http://mirror.example:8080/efa, below which lies github.com/NVIDIA/nccl.git"))
 }

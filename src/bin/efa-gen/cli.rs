@@ -48,6 +48,12 @@ pub struct RecipeArgs {
     /// newest where the guide's software is too old for the distribution]
     #[arg(long, value_name = "STACK")]
     pub stack: Option<String>,
+    /// File with stacks and artifacts of your own, in the form of src/catalog/pins.toml
+    #[arg(long, value_name = "FILE")]
+    pub stack_file: Option<PathBuf>,
+    /// Take every artifact from this mirror: URL/HOST/PATH instead of https://HOST/PATH, digests unchanged
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
     /// Instance type to build for; without it, every GPU architecture that the stack can build
     #[arg(long, value_name = "TYPE")]
     pub instance_type: Option<String>,

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use efa_gen::catalog::Catalog;
 use efa_gen::error::Result;
 use efa_gen::plan::{self, Plan, Request, Then, When};
 
@@ -11,7 +10,7 @@ use crate::cli::{OutputArg, PlanArgs};
 use crate::report;
 
 pub fn run(args: &PlanArgs) -> Result<()> {
-    let catalog = Catalog::embedded()?;
+    let catalog = recipe::catalog(&args.recipe)?;
     let request = Request { distribution: args.distro.clone(), ..recipe::request(&args.recipe)? };
     let plan = plan::plan(&catalog, &request)?;
     match args.output.output {

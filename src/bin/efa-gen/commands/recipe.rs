@@ -1,7 +1,9 @@
 //! Owns reading the flags that `render` and `plan` share into a request, the user's own script included.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use efa_gen::catalog::Catalog;
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::plan::{self, Request};
 
@@ -10,6 +12,22 @@ use crate::files;
 
 /// An extra script larger than this is not a script.
 const EXTRA_SCRIPT_LIMIT: u64 = 1 << 20;
+
+/// A stack file larger than this is not one.
+const STACK_FILE_LIMIT: u64 = 1 << 20;
+
+/// The facts, with the user's own stacks if there is a file of them.
+pub fn catalog(args: &RecipeArgs) -> Result<Catalog> {
+    let catalog = Catalog::embedded()?;
+    let Some(path) = &args.stack_file else { return Ok(catalog) };
+    catalog.with_stacks(&path.display().to_string(), &text(path, "stack file", STACK_FILE_LIMIT)?)
+}
+
+fn text(path: &Path, what: &str, limit: u64) -> Result<String> {
+    String::from_utf8(files::read(path, what, limit)?).map_err(|error| {
+        Error::new(Class::Usage, format!("{what} {} is not UTF-8 text", path.display())).because(error.utf8_error())
+    })
+}
 
 /// The request without its distribution.
 pub fn request(args: &RecipeArgs) -> Result<Request> {
@@ -20,18 +38,8 @@ pub fn request(args: &RecipeArgs) -> Result<Request> {
             return Err(Error::new(Class::Usage, format!("--sha256 names `{name}` twice")));
         }
     }
-    let extra_script = match &args.extra_script {
-        None => None,
-        Some(path) => {
-            let bytes = files::read(path, "extra script", EXTRA_SCRIPT_LIMIT)?;
-            let text = String::from_utf8(bytes).map_err(|error| {
-                Error::new(Class::Usage, format!("extra script {} is not UTF-8 text", path.display()))
-                    .hint("let a script of yours download or unpack what is binary")
-                    .because(error.utf8_error())
-            })?;
-            Some(text)
-        }
-    };
+    let extra_script =
+        args.extra_script.as_ref().map(|path| text(path, "extra script", EXTRA_SCRIPT_LIMIT)).transpose()?;
     Ok(Request {
         distribution: String::new(),
         stack: args.stack.clone(),
@@ -39,6 +47,7 @@ pub fn request(args: &RecipeArgs) -> Result<Request> {
         efa: args.efa.clone(),
         no_gpu: args.no_gpu,
         sha256,
+        mirror: args.mirror.as_deref().map(plan::parse_mirror).transpose()?,
         extra_script,
         test: args.test,
     })
