@@ -199,6 +199,47 @@ fn refusals_have_their_own_exit_codes() {
 }
 
 #[test]
+fn what_is_complete_for_one_plan_is_not_for_another() {
+    let sandbox = Sandbox::new();
+    sandbox.install(&plan(vec![stage("one", Then::Continue, vec![sandbox.trace_step("a", "a")])]));
+    assert!(sandbox.run(&[]).status.success());
+    sandbox.install(&plan(vec![stage("two", Then::Continue, vec![sandbox.trace_step("b", "b")])]));
+    for arguments in [&[][..], &["--start"]] {
+        let output = sandbox.run(arguments);
+        assert_eq!(output.status.code(), Some(9), "{}", stdout(&output));
+        assert!(stdout(&output).contains("this machine was begun with another plan"), "{}", stdout(&output));
+    }
+    assert_eq!(sandbox.read("trace").matches("b\n").count(), 0);
+}
+
+#[test]
+fn a_due_reboot_is_taken_up_with_the_boot_hook_and_not_forgotten_by_from() {
+    let sandbox = Sandbox::new();
+    sandbox.program("shutdown", "kill -TERM $PPID");
+    sandbox.install(&three_stages(&sandbox));
+    sandbox.run(&["--stage", "one"]);
+    let again = sandbox.run(&["--from", "two"]);
+    assert_eq!(stdout(&again), "A reboot is due.\n        rebooting\n");
+    assert!(sandbox.read("trace").contains("systemctl enable hook"), "or nothing would go on after it");
+}
+
+#[test]
+fn a_package_command_recovers_first_and_a_failed_recovery_is_a_failed_try() {
+    let sandbox = Sandbox::new();
+    sandbox.program("sleep", "exit 0");
+    let trace = sandbox.path("trace").display().to_string();
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let mut plan =
+        plan(vec![stage("one", Then::Continue, vec![step("it", vec![Run::new(["echo", "hi"]).packages().into()])])]);
+    let fails_twice = format!("echo recover >>{trace}; [ $(grep -c recover {trace}) -ge 3 ]");
+    plan.recover_packages = vec![words(&["false"]), words(&["sh", "-c", &fails_twice])];
+    sandbox.install(&plan);
+    let output = sandbox.run(&[]);
+    assert!(output.status.success(), "{}", stdout(&output));
+    assert_eq!(sandbox.read("trace").matches("recover").count(), 3);
+}
+
+#[test]
 fn start_installs_the_hook_and_releases_the_lock() {
     let sandbox = Sandbox::new();
     let lock = sandbox.text("state/lock");
@@ -218,7 +259,8 @@ fn a_script_from_a_pipe_is_refused() {
     let mut command = std::process::Command::new("bash");
     let script = fs::File::open(sandbox.path("install.sh")).expect("the script is there");
     let output = command.stdin(script).env_clear().env("PATH", "/usr/bin:/bin").output().expect("bash starts");
-    assert_ne!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(2), "{}{}", stdout(&output), stderr(&output));
+    assert!(stdout(&output).contains("the script must be run from a file, not from a pipe"), "{}", stdout(&output));
     assert!(!sandbox.path("trace").exists());
 }
 
@@ -287,7 +329,7 @@ fn checks_that_do_not_hold_fail_the_step() {
             "package /no/such is not installed",
         ),
         (Check::LibrariesFound { library: "/no/such.so".into() }, 7, "does not exist"),
-        (Check::Memlock { user: "no-such-user".into() }, 7, "could not start a session"),
+        (Check::Memlock { user: "no-such-user".into() }, 7, "there is no user no-such-user"),
     ];
     for (check, code, words) in cases {
         let (found, said) = sandbox.run_actions(vec![Action::Assert(check.clone())]);

@@ -376,3 +376,13 @@ fn an_unreadable_file_is_an_error_of_its_own() {
     assert_eq!(ran.code, 5, "{}", ran.stderr);
     assert!(ran.stderr.contains("could not read tarball secret.tar.gz"), "{}", ran.stderr);
 }
+
+#[test]
+fn only_a_name_that_the_key_vouches_for_is_shown() {
+    let good = fingerprint("good");
+    let args = ["verify", "efa.tar.gz", "--signature", "good.sig", "--key", "unvouched.gpg", "--fingerprint", &good];
+    let ran = run_in(fixtures(), &args);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("good <good@example.org>"), "{}", ran.stdout);
+    assert!(!ran.stdout.contains("Amazon"), "{}", ran.stdout);
+}

@@ -111,9 +111,10 @@ pub struct Packages {
     /// Commands that keep the distribution's own timers from taking the locks.
     #[serde(default)]
     pub quiet: Vec<Vec<String>>,
-    /// Ends what a cut left half-done, where the package manager refuses to go on by itself.
+    /// Commands that end what a cut left half-done, each for when the one before fails; empty where the package manager
+    /// goes on by itself.
     #[serde(default)]
-    pub recover: Vec<String>,
+    pub recover: Vec<Vec<String>>,
     /// Refreshes the package lists.
     pub refresh: Vec<String>,
     /// Upgrades everything, new kernels included.

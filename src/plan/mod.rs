@@ -51,6 +51,8 @@ pub struct Plan {
     pub environment: Vec<(String, String)>,
     /// What is done before a package command: the distribution's own timers off, its locks free.
     pub package_locks: Vec<Action>,
+    /// Commands that end what a cut package command left half-done, each for when the one before fails.
+    pub recover_packages: Vec<Vec<String>>,
     /// What is done on each new boot, before anything else.
     pub after_reboot: Vec<Action>,
     /// What makes the script start again after a reboot.

@@ -31,20 +31,17 @@ pub(super) fn fetch(download: &Download, path: &str) -> Action {
 
 pub(super) fn prints<const N: usize>(argv: [&str; N], text: &str) -> Action {
     Action::Assert(Check::Prints {
-        argv: argv.iter().map(|word| Word::literal(*word)).collect(),
+        argv: argv.iter().map(|word| Word::template(word)).collect(),
         text: text.to_owned(),
     })
 }
 
-/// Stops the distribution's timers, waits for the package locks, and ends what a cut left half-done.
+/// Stops the distribution's timers and waits for the package locks.
 pub(super) fn package_locks(distribution: &Distribution) -> Vec<Action> {
     let packages = &distribution.packages;
     let mut actions: Vec<Action> = packages.quiet.iter().map(|argv| Run::new(argv).into()).collect();
     if !packages.locks.is_empty() {
         actions.push(Action::WaitForLocks { files: packages.locks.clone() });
-    }
-    if !packages.recover.is_empty() {
-        actions.push(Run::new(&packages.recover).into());
     }
     actions
 }

@@ -5,8 +5,17 @@ use super::{LOG_DIR, STATE_DIR, Stage, Step, Then, When};
 use crate::catalog::distribution::Distribution;
 
 /// Credentials and traces that must not be in an image, as globs.
-const SECRETS: [&str; 5] =
-    ["/root/.ssh/authorized_keys", "/home/*/.ssh/authorized_keys", "/etc/ssh/ssh_host_*", "/root/.aws", "/home/*/.aws"];
+const SECRETS: [&str; 8] = [
+    "/root/.ssh/authorized_keys",
+    "/home/*/.ssh/authorized_keys",
+    "/root/.ssh/id_*",
+    "/home/*/.ssh/id_*",
+    "/etc/ssh/ssh_host_*",
+    "/root/.aws",
+    "/home/*/.aws",
+    // The SSM agent's registration.
+    "/var/lib/amazon/ssm",
+];
 
 const HISTORIES: [&str; 8] = [
     "/root/.*_history",

@@ -36,7 +36,7 @@ pub(super) fn driver(gpu: &Gpu) -> Stage {
             vec![
                 fetch(&gpu.driver, &runfile),
                 Run::new(install).into(),
-                prints(["modinfo", "-F", "version", "nvidia"], &driver.version),
+                prints(["modinfo", "-k", "{kernel}", "-F", "version", "nvidia"], &driver.version),
                 Action::Remove { paths: vec![runfile] },
             ],
         )

@@ -137,7 +137,8 @@ fn stages(plan: &Plan, newest: bool) -> Vec<StageView> {
         let run = format!("sudo /bin/bash {STATE_DIR}/install.sh --stage {}", stage.id);
         let reboots = stage.then == Then::Reboot;
         // Before 1.7 nothing can fetch a file after a failure, so the log goes into Packer's own output.
-        let command = if newest { run } else { format!("{run} || {{ sudo cat {LOG_DIR}/install.log; exit 1; }}") };
+        let command =
+            if newest { run } else { format!("{run} || {{ code=$?; sudo cat {LOG_DIR}/install.log; exit $code; }}") };
         let barrier = "Passes on the new boot only; on the old one it is cut off with the connection and tried again.";
         StageView {
             number: index + 1,

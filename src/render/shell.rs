@@ -30,6 +30,15 @@ pub fn body(actions: &[Action]) -> Result<String> {
     Ok(actions.iter().map(action).collect::<Result<Vec<_>>>()?.join("\n"))
 }
 
+/// Lowers commands to one that tries each until one succeeds; none at all succeeds.
+pub fn first_that_succeeds(argvs: &[Vec<String>]) -> Result<String> {
+    if argvs.is_empty() {
+        return Ok("  :".into());
+    }
+    let line = |argv: &Vec<String>| Ok(wrap(&argv.iter().map(|word| quote(word)).collect::<Result<Vec<_>>>()?));
+    Ok(argvs.iter().map(line).collect::<Result<Vec<_>>>()?.join(" ||\n"))
+}
+
 fn action(action: &Action) -> Result<String> {
     match action {
         Action::Run(command) => run(command),

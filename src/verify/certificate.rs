@@ -7,12 +7,12 @@ use sequoia_openpgp::Cert;
 use sequoia_openpgp::KeyHandle;
 use sequoia_openpgp::cert::CertParser;
 use sequoia_openpgp::cert::amalgamation::key::{ErasedKeyAmalgamation, ValidErasedKeyAmalgamation};
-use sequoia_openpgp::cert::amalgamation::{ValidAmalgamation, ValidateAmalgamation};
+use sequoia_openpgp::cert::amalgamation::{ValidAmalgamation, ValidUserIDAmalgamation, ValidateAmalgamation};
 use sequoia_openpgp::packet::key::{PublicParts, UnspecifiedRole};
 use sequoia_openpgp::packet::{Key, Signature, Tag};
 use sequoia_openpgp::parse::Parse;
 use sequoia_openpgp::policy::{AsymmetricAlgorithm, HashAlgoSecurity, Policy, StandardPolicy};
-use sequoia_openpgp::types::{HashAlgorithm, PublicKeyAlgorithm, SignatureType};
+use sequoia_openpgp::types::{HashAlgorithm, PublicKeyAlgorithm, RevocationStatus, SignatureType};
 
 use super::CLOCK_TOLERANCE;
 use super::refusal::Refusal;
@@ -119,9 +119,16 @@ pub(super) fn signer(certificate: &Cert, signature: &Signature, at: SystemTime) 
     Ok(Signer {
         key: key.key().clone(),
         signed_at,
-        user_id: certificate.userids().next().map(|id| printable(id.userid().value())),
+        user_id: vouched_user_id(certificate, &policy, at),
         warnings: expired.map(warning).into_iter().collect(),
     })
+}
+
+/// The first user id that the certificate itself vouches for: anybody can add another to a key file.
+fn vouched_user_id(certificate: &Cert, policy: &StandardPolicy, at: SystemTime) -> Option<String> {
+    let valid = certificate.with_policy(policy, at).ok()?;
+    let standing = |id: &ValidUserIDAmalgamation| !matches!(id.revocation_status(), RevocationStatus::Revoked(_));
+    valid.userids().find(standing).map(|id| printable(id.userid().value()))
 }
 
 /// The key of this certificate that the signature names. A full fingerprint in the signature is binding;

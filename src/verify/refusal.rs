@@ -191,7 +191,9 @@ impl Refusal {
             Refusal::DamagedKey(detail) => write!(f, "the key file is damaged: {detail}"),
             Refusal::PrivateKey => f.write_str("the key file holds a private key"),
             Refusal::WrongKey { pinned, found } => {
-                write!(f, "wrong key: the key file holds {}, not the pinned {pinned}", found.join(", "))
+                let shown = found.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
+                let more = if found.len() > 5 { format!(" and {} more", found.len() - 5) } else { String::new() };
+                write!(f, "wrong key: the key file holds {shown}{more}, not the pinned {pinned}")
             }
             _ => f.write_str("the key file holds no OpenPGP key"),
         }

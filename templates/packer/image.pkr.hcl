@@ -145,14 +145,14 @@ source "amazon-ebs" "image" {
 <~ more_source | safe ~>
   source_ami = var.source_ami
   source_ami_filter {
-    filters = {
+    filters = var.source_ami != "" ? {} : {
       name                = "<~ base.name ~>"
       architecture        = "<~ base.architecture ~>"
       root-device-type    = "ebs"
       state               = "available"
       virtualization-type = "hvm"
     }
-    owners      = [<~ owners | safe ~>]
+    owners      = var.source_ami != "" ? [] : [<~ owners | safe ~>]
     most_recent = true
 <~ more_filter | safe ~>  }
 

@@ -4,7 +4,7 @@ packer {
   required_plugins {
     amazon = {
       source  = "github.com/hashicorp/amazon"
-      version = ">= 1.1.6"
+      version = ">= 1.2.8"
     }
   }
 }

@@ -42,17 +42,18 @@ readonly USAGE=2 REFUSED=3 NETWORK=5 FAILED=6 ASSERTION=7 LOCKED=8 WRONG_MACHINE
 
 KERNEL=$(uname -r)
 BOOT=$(cat /proc/sys/kernel/random/boot_id)
-SELF=$(readlink -f "${BASH_SOURCE[0]}")
+SELF=$(readlink -f "${BASH_SOURCE[0]:-}") || SELF=''
 readonly KERNEL BOOT SELF
 LOGGING='' REBOOTING='' STAGE='' STEP='' HINT='' COMMAND=''
 exec 3>&1
 
 #--- Reporting ------------------------------------------------------------------------------------------------
 
-# Progress: to whoever started the script, and to the log.
+# Progress: to whoever started the script, and to the log. That nobody listens any more, or that the disk is full, must
+# not keep it from saying the rest.
 say() {
-  printf '%s\n' "$*" >&3
-  [ -z "$LOGGING" ] || printf '%s\n' "$*"
+  printf '%s\n' "$*" >&3 || :
+  [ -z "$LOGGING" ] || printf '%s\n' "$*" || :
 }
 
 note() { say "        note: $*"; }
@@ -66,8 +67,8 @@ die() { # CLASS REASON
   [ -z "$COMMAND" ] || say "  command: $COMMAND"
   say "  reason: $2"
   if [ -n "$last" ]; then
-    printf '  last lines of %s:\n' "$LOG" >&3
-    while IFS= read -r line; do printf '    | %s\n' "$line" >&3; done <<<"$last"
+    printf '  last lines of %s:\n' "$LOG" >&3 || :
+    while IFS= read -r line; do printf '    | %s\n' "$line" >&3 || :; done <<<"$last"
   fi
   [ -z "$HINT" ] || say "  hint: $HINT"
   [ -z "$STAGE" ] || say "  then run it again, it goes on with this step: sudo bash $STATE/install.sh"
@@ -114,7 +115,7 @@ start_log() {
   exec >>"$LOG" 2>&1
   LOGGING=1
   printf '=== %s plan %s boot %s kernel %s: %s GPUs, %s compile jobs\n' "$(date -u +%FT%TZ)" \
-    "$PLAN" "$BOOT" "$KERNEL" "$GPUS" "$JOBS"
+    "$PLAN" "$BOOT" "$KERNEL" "$GPUS" "$JOBS" || die "$FAILED" "$LOG could not be written: is the disk full?"
 }
 
 # Keeps a copy that the boot hook can start, and refuses to mix two plans on one machine.
@@ -156,7 +157,7 @@ package() { # COMMAND...
     COMMAND=$(printf '%q ' "$@")
     printf '+ %s(attempt %s of 3)\n' "$COMMAND" "$attempt"
     status=0
-    "$@" 3>&- 9>&- </dev/null || status=$?
+    { recover_packages && "$@"; } 3>&- 9>&- </dev/null || status=$?
     [ "$status" -ne 0 ] || return 0
     sleep $((attempt * 10))
   done
@@ -184,7 +185,7 @@ wait_for_cloud_init() { # COMMAND...
   local status=0
   COMMAND="wait for cloud-init"
   command -v cloud-init >/dev/null || { note "no cloud-init on this machine"; return 0; }
-  timeout 1200 "$@" 3>&- 9>&- || status=$?
+  timeout --foreground 1200 "$@" 3>&- 9>&- || status=$?
   [ "$status" -ne 124 ] || die "$ASSERTION" "cloud-init has not finished for 20 minutes"
   [ "$status" -eq 0 ] || note "cloud-init finished with status $status, see /var/log/cloud-init.log"
 }
@@ -251,6 +252,7 @@ fetch() { # URL SHA256 FILE
       3>&- 9>&-) || status=$?
     case $status:$had:$answer in
       0:* | 22:*:5* | 22:*:408 | 22:*:429) ;;  # done, or the server is busy
+      23:*) die "$FAILED" "$3.part could not be written: is the disk full?" ;;
       22::* | 1:* | 3:* | 37:*) break ;;       # it says no, and will again
       22:* | 33:* | 36:*) rm -f "$3.part" ;;   # what is there does not fit what the server has now
     esac
@@ -427,12 +429,14 @@ assert_efa_devices() { # FI_INFO
 assert_memlock() { # USER
   local limit
   COMMAND="su $1 -c 'ulimit -l'"
+  getent passwd "$1" >/dev/null || die "$ASSERTION" "there is no user $1, the login user of this distribution's AMIs"
   limit=$(su -s /bin/sh -c 'ulimit -l' "$1" </dev/null) || die "$ASSERTION" "could not start a session of user $1"
   [ "$limit" = unlimited ] || [ "$limit" -ge 16777216 ] || die "$ASSERTION" "user $1 may lock $limit KiB, must be 16 GiB or more"
 }
 
 assert_initramfs() { # PATH with {kernel}
   local kernel path
+  [ -n "$(kernels)" ] || die "$ASSERTION" "there is no kernel in /boot"
   while IFS= read -r kernel; do
     path=${1//\{kernel\}/$kernel}
     [ -s "$path" ] || die "$ASSERTION" "kernel $kernel has no initramfs $path and would not boot"
@@ -440,15 +444,17 @@ assert_initramfs() { # PATH with {kernel}
 }
 
 assert_dkms_installed() {
-  local module
+  local module modules
   command -v dkms >/dev/null || return 0
+  COMMAND="dkms status"
+  modules=$(dkms status) || die "$ASSERTION" "dkms can't tell the state of its modules"
   while IFS= read -r module; do
     COMMAND="dkms status -m $module -k $KERNEL"
     case $(dkms status -m "$module" -k "$KERNEL") in
       *installed*) ;;
       *) die "$ASSERTION" "DKMS module $module is not installed for kernel $KERNEL" ;;
     esac
-  done < <(dkms status | sed 's/[,/:].*//' | sort -u)
+  done < <(sed -n 's/[,/:].*//p' <<<"$modules" | sort -u)
 }
 
 # The exit status of mpirun proves nothing: NCCL falls back to TCP and succeeds. So the log is judged.
@@ -458,7 +464,7 @@ nccl_test() { # SECONDS HOSTFILE COMMAND...
   write_file 0644 "$2" <<<"localhost slots=$GPUS"
   COMMAND=$(printf '%q ' "${@:3}")
   printf '+ %s\n' "$COMMAND"
-  timeout "$1" "${@:3}" >"$log" 2>&1 3>&- 9>&- </dev/null || status=$?
+  timeout --foreground "$1" "${@:3}" >"$log" 2>&1 3>&- 9>&- </dev/null || status=$?
   cat "$log"
   why=$(nccl_failure "$log" "$status")
   if [ -n "$why" ]; then
@@ -522,6 +528,11 @@ stage_<~ stage.function | safe ~>() {
 # Before each package command: nobody else may hold the package manager's locks.
 own_package_locks() {
 <~ package_locks | safe ~>
+}
+
+# Ends what a cut left half-done, where the package manager refuses to go on by itself.
+recover_packages() {
+<~ recover_packages | safe ~>
 }
 
 # On each new boot, before anything else.
@@ -603,6 +614,7 @@ finish_reboot() {
   fi
   after_reboot
   rm -f "$STATE/reboot"
+  COMMAND=''
 }
 
 # For a driver that reboots from outside: returns once the machine runs on a new boot.
@@ -630,7 +642,6 @@ complete_if_done() {
 
 run_all() {
   local index
-  install_boot_hook
   for index in "${!STAGES[@]}"; do
     contains "$IMAGE_ONLY" "${STAGES[index]}" || run_stage "$index"
   done
@@ -656,7 +667,7 @@ forget() { rm -f "$STATE/done/$1" "$STATE/done/$1".*; } # STAGE
 forget_from() { # STAGE
   local index number
   number=$(number_of "$1")
-  rm -f "$STATE/complete" "$STATE/reboot"
+  rm -f "$STATE/complete"
   for ((index = number; index < ${#STAGES[@]}; index++)); do
     forget "${STAGES[index]}"
   done
@@ -713,7 +724,7 @@ main() {
       ;;
     --after-reboot) wait_for_reboot; return 0 ;;
   esac
-  if [ -e "$STATE/complete" ] && [ "${1:-}" != --from ] && [ "${1:-}" != --stage ]; then
+  if [ "${1:-}" != --from ] && [ "${1:-}" != --stage ] && grep -qxF "$PLAN" "$STATE/complete" 2>/dev/null; then
     say "EFA-GEN COMPLETE: every stage is done already."
     return 0
   fi
@@ -726,9 +737,10 @@ main() {
   fi
   settle
   start_log
+  [ "${1:-}" = --stage ] || install_boot_hook
+  COMMAND=''
   case ${1:-} in
     --start)
-      install_boot_hook
       exec 9>&- # or the run that is started here would find the lock taken
       start_in_background
       return 0

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use sequoia_openpgp::cert::{CertBuilder, CipherSuite};
 use sequoia_openpgp::packet::key::{SecretParts, UnspecifiedRole};
 use sequoia_openpgp::packet::signature::SignatureBuilder;
-use sequoia_openpgp::packet::{Key, Packet, Signature};
+use sequoia_openpgp::packet::{Key, Packet, Signature, UserID};
 use sequoia_openpgp::parse::Parse;
 use sequoia_openpgp::serialize::{Marshal, SerializeInto};
 use sequoia_openpgp::types::{HashAlgorithm, KeyFlags, SignatureType};
@@ -18,6 +18,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 pub fn make(out: &Path) {
     let data = fs::read(out.join("efa.tar.gz")).expect("made before");
     private_key(out).expect("a private key");
+    unvouched_name(out).expect("a name that anybody added");
     unbound_subkey(out, &data).expect("a subkey without back signature");
     version_six(out, &data).expect("a version 6 key");
     forged_issuer(out, &data).expect("a forged issuer");
@@ -51,6 +52,17 @@ fn sign(key: &Key<SecretParts, UnspecifiedRole>, builder: SignatureBuilder, data
 
 fn binary() -> SignatureBuilder {
     SignatureBuilder::new(SignatureType::Binary)
+}
+
+/// The good key, with a user id in front that its owner never signed.
+fn unvouched_name(out: &Path) -> Result<()> {
+    let certificate = Cert::from_file(out.join("good.asc"))?;
+    let mut packets: Vec<Packet> = certificate.into_packets().collect();
+    packets.insert(1, UserID::from("Amazon EC2 EFA <ec2-efa-maintainers@amazon.com>").into());
+    let mut bytes = Vec::new();
+    packets.iter().try_for_each(|packet| packet.serialize(&mut bytes))?;
+    fs::write(out.join("unvouched.gpg"), bytes)?;
+    Ok(())
 }
 
 /// A key file that should never have left its owner.
