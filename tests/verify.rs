@@ -312,7 +312,9 @@ fn json_says_who_when_and_what() {
     assert_eq!(json["signer"], good);
     assert_eq!(json["signing_key"], good);
     assert_eq!(json["user_id"], "expired <expired@example.org>");
-    assert_eq!(json["signed_at"], "2019-06-01T00:00:00Z");
+    // GnuPG's faked clock goes on from there while it works.
+    let signed_at = json["signed_at"].as_str().expect("a time");
+    assert!(signed_at.starts_with("2019-06-01T00:00:"), "{signed_at}");
     assert_eq!(json["length"], bytes("efa.tar.gz").len());
     assert_eq!(json["warnings"].as_array().map(Vec::len), Some(1));
     let sum = Command::new("sha256sum").arg(fixtures().join("efa.tar.gz")).output().expect("sha256sum");
