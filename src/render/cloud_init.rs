@@ -24,19 +24,19 @@ static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
 struct View<'a> {
     title: String,
     version: &'static str,
-    digest: String,
+    digest: &'a str,
     limit: usize,
     log_dir: &'static str,
     state_dir: &'static str,
     payload: &'a str,
 }
 
-pub(super) fn render(script: &str, plan: &Plan) -> Result<String> {
+pub(super) fn render(plan: &Plan, digest: &str, script: &str) -> Result<String> {
     let payload = pack(script)?;
     let view = View {
         title: format!("EFA + NCCL on {}, stack {}, installed at first boot", plan.distribution_name, plan.stack),
         version: env!("CARGO_PKG_VERSION"),
-        digest: plan.digest(),
+        digest,
         limit: LIMIT,
         log_dir: LOG_DIR,
         state_dir: STATE_DIR,

@@ -52,16 +52,22 @@ impl Format {
 /// first. Fails if a result would not fit where it must, or with [`crate::error::Class::Bug`] if a template is wrong.
 pub fn render(plan: &Plan, formats: &[Format]) -> Result<Vec<File>> {
     let file = |name, text, executable| File { name, text, executable };
-    let script = script::render(plan)?;
+    // Once for all: it is the hash of the whole plan.
+    let digest = plan.digest();
+    let script = script::render(plan, &digest)?;
     let mut files = Vec::new();
     for format in formats {
         match format {
             Format::Script => files.push(file("install.sh", script.clone(), true)),
             Format::CloudInit => {
-                files.push(file("user-data.yaml", cloud_init::render(&script::render_bare(plan)?, plan)?, false));
+                files.push(file(
+                    "user-data.yaml",
+                    cloud_init::render(plan, &digest, &script::render_bare(plan, &digest)?)?,
+                    false,
+                ));
             }
             Format::Packer(grammar) => {
-                files.push(file("image.pkr.hcl", packer::render(plan, &script, *grammar)?, false));
+                files.push(file("image.pkr.hcl", packer::render(plan, &digest, &script, *grammar)?, false));
                 if *grammar == PackerGrammar::Newest {
                     files.push(file("plugins.pkr.hcl", packer::plugins(), false));
                 }

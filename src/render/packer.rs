@@ -63,13 +63,12 @@ struct StageView {
     barrier: Vec<&'static str>,
 }
 
-pub(super) fn render(plan: &Plan, script: &str, grammar: PackerGrammar) -> Result<String> {
-    let digest = plan.digest();
+pub(super) fn render(plan: &Plan, digest: &str, script: &str, grammar: PackerGrammar) -> Result<String> {
     let newest = grammar == PackerGrammar::Newest;
     let title = format!("EFA + NCCL image of {}, stack {}", plan.distribution_name, plan.stack);
     let view = View {
         version: env!("CARGO_PKG_VERSION"),
-        digest: &digest,
+        digest,
         how_to: how_to(newest),
         required_version: if newest { ">= 1.7.0" } else { ">= 1.6.0" },
         ssh_cidrs: if newest { fragment!("ssh-cidrs-1.7.hcl") } else { fragment!("ssh-cidrs-1.6.hcl") },
@@ -85,7 +84,7 @@ pub(super) fn render(plan: &Plan, script: &str, grammar: PackerGrammar) -> Resul
         ami_name: format!("efa-gen-{}-{}-{}", plan.distribution, plan.stack, &digest[..12]),
         description: format!("{title}, made by efa-gen"),
         title,
-        tags: tags(plan, &digest),
+        tags: tags(plan, digest),
         base: &plan.base,
         owners: plan.base.owners.iter().map(|owner| string(owner)).collect::<Vec<_>>().join(", "),
         root_gib: plan.base.root_gib,

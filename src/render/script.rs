@@ -14,7 +14,7 @@ use crate::plan::{Component, LOG_DIR, Plan, STATE_DIR, Stage, Step, Then, When};
 struct View<'a> {
     title: String,
     version: &'static str,
-    digest: String,
+    digest: &'a str,
     components: Vec<String>,
     notes: Vec<String>,
     state_dir: &'static str,
@@ -58,14 +58,14 @@ static FULL: LazyLock<Template> = LazyLock::new(|| Template::new("script/install
 static BARE: LazyLock<Template> = LazyLock::new(|| Template::new("script/install.sh", &without_comments(TEXT), escape));
 
 /// The script as people read it.
-pub(super) fn render(plan: &Plan) -> Result<String> {
-    fill(plan, &FULL, true)
+pub(super) fn render(plan: &Plan, digest: &str) -> Result<String> {
+    fill(plan, digest, &FULL, true)
 }
 
 /// The same script for where bytes count: without our comments and blank lines, and without the stages that are
 /// for images only. It has the same plan, so the whole script can take over on the machine.
-pub(super) fn render_bare(plan: &Plan) -> Result<String> {
-    fill(plan, &BARE, false)
+pub(super) fn render_bare(plan: &Plan, digest: &str) -> Result<String> {
+    fill(plan, digest, &BARE, false)
 }
 
 fn without_comments(template: &str) -> String {
@@ -74,7 +74,7 @@ fn without_comments(template: &str) -> String {
     std::iter::once(shebang).chain(rest.lines().filter(code)).map(|line| format!("{line}\n")).collect()
 }
 
-fn fill(plan: &Plan, template: &Template, whole: bool) -> Result<String> {
+fn fill(plan: &Plan, digest: &str, template: &Template, whole: bool) -> Result<String> {
     let stages: Vec<&Stage> = plan.stages.iter().filter(|stage| whole || stage.run != When::Image).collect();
     let ids = |wanted: &dyn Fn(&Stage) -> bool| {
         stages.iter().filter(|stage| wanted(stage)).map(|stage| stage.id).collect::<Vec<_>>().join(" ")
@@ -82,7 +82,7 @@ fn fill(plan: &Plan, template: &Template, whole: bool) -> Result<String> {
     let view = View {
         title: format!("EFA + NCCL on {}, stack {}", comment(&plan.distribution_name), comment(&plan.stack)),
         version: env!("CARGO_PKG_VERSION"),
-        digest: plan.digest(),
+        digest,
         components: plan.components.iter().flat_map(describe).collect(),
         notes: plan.notes.iter().map(|note| comment(note)).collect(),
         state_dir: STATE_DIR,
