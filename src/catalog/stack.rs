@@ -32,8 +32,20 @@ pub struct Pins {
 pub struct EfaInstaller {
     /// Version that it records on the machine.
     pub version: String,
-    /// The tarball.
+    /// The tarball; its detached signature lies beside it, with `.sig` added to its name.
     pub download: Download,
+    /// Who signs it; without one, its digest is all there is to check.
+    pub signer: Option<Signer>,
+}
+
+/// Whose signature a tarball bears.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signer {
+    /// Fingerprint of the primary key, 40 or 64 hex digits.
+    pub fingerprint: String,
+    /// https URL of the key. Where it comes from does not matter: the fingerprint is checked.
+    pub key: String,
 }
 
 /// A file that is downloaded: where from, what it must be, who says so.
@@ -186,6 +198,16 @@ impl Pins {
             check_https(&download.url)?;
             if let Some(bad) = download.sha256.as_ref().filter(|hex| !is_hex(hex, 64)) {
                 return Err(format!("`{bad}` is not a SHA-256 (64 lower-case hex digits)"));
+            }
+        }
+        for signer in self.efa.iter().filter_map(|efa| efa.signer.as_ref()) {
+            check_https(&signer.key)?;
+            let hex = signer.fingerprint.to_ascii_lowercase();
+            if !is_hex(&hex, 40) && !is_hex(&hex, 64) {
+                return Err(format!(
+                    "`{}` is not a fingerprint (40 or 64 hex digits)",
+                    signer.fingerprint.escape_debug()
+                ));
             }
         }
         let plugins = self.plugin.iter().filter_map(|plugin| plugin.source.as_ref());

@@ -66,7 +66,7 @@ pub fn plan(catalog: &Catalog, request: &Request) -> Result<Plan> {
 fn take_from(mirror: &str, stages: &mut [Stage]) {
     for action in stages.iter_mut().flat_map(|stage| &mut stage.steps).flat_map(|step| &mut step.actions) {
         if let Action::Fetch { url, .. } | Action::Checkout { url, .. } = action {
-            *url = url.replacen("https:/", mirror, 1);
+            *url = super::mirrored(url, mirror);
         }
     }
 }

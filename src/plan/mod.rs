@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 pub use action::{Action, Check, Run};
 pub use install::plan;
-pub use request::{Request, parse_mirror, parse_sha256};
+pub use request::{Request, mirrored, parse_mirror, parse_sha256};
 pub use word::{Fact, Part, Word};
 
 /// Where the script keeps its state on the machine.

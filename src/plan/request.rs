@@ -254,3 +254,8 @@ pub fn parse_mirror(text: &str) -> Result<String> {
     Err(Error::new(Class::Usage, format!("`{}` is not the address of a mirror", text.escape_debug()))
         .hint("for example http://mirror.example:8080/efa, below which lies github.com/NVIDIA/nccl.git"))
 }
+
+/// Where a mirror has an artifact: in a folder named after its host.
+pub fn mirrored(url: &str, mirror: &str) -> String {
+    url.replacen("https:/", mirror, 1)
+}

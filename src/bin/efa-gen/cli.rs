@@ -144,7 +144,7 @@ pub enum OutputArg {
 }
 
 /// Whose signature, which digest, judged when.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct TrustArgs {
     /// File with the signer's certificate
     #[arg(long, value_name = "FILE")]
@@ -183,8 +183,14 @@ pub struct FetchArgs {
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub out: PathBuf,
     /// Where the tarball, its `.sig` and the key lie [default: AWS's own host]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["mirror", "stack_file"])]
     pub base_url: Option<String>,
+    /// Take everything from this mirror: URL/HOST/PATH instead of https://HOST/PATH
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+    /// File with an `[[efa]]` tarball of your own: its digest and its signer are what is checked
+    #[arg(long, value_name = "FILE")]
+    pub stack_file: Option<PathBuf>,
     #[command(flatten)]
     pub trust: TrustArgs,
     /// Form of the output

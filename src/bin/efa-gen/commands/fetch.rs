@@ -5,12 +5,15 @@ use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use efa_gen::catalog::stack::EfaInstaller;
 use efa_gen::catalog::{Catalog, efa};
 use efa_gen::error::{Class, Error, Result};
+use efa_gen::plan;
 use efa_gen::verify::{self, Pin, Request, Sha256, Verified};
 
+use super::recipe;
 use super::verify::{KEY_LIMIT, SIGNATURE_LIMIT, expected_sha256, pin, tell};
-use crate::cli::FetchArgs;
+use crate::cli::{FetchArgs, TrustArgs};
 use crate::download::{self, Downloader};
 use crate::part::Part;
 use crate::{files, report};
@@ -19,22 +22,61 @@ use crate::{files, report};
 const TARBALL_LIMIT: u64 = 8 << 30;
 
 pub fn run(args: &FetchArgs) -> Result<()> {
-    let catalog = Catalog::embedded()?;
+    let catalog = recipe::catalog(args.stack_file.as_deref())?;
     let guide = &catalog.stack("guide")?.stack.efa;
     let version = version(args.efa.as_deref().unwrap_or(guide))?;
-    let base = args.base_url.as_deref().unwrap_or(efa::BASE_URL).trim_end_matches('/');
-    download::check_base_url(base)?;
-    let fingerprint = pin(&args.trust)?;
-    let name = efa::tarball_name(version);
-    let path = args.out.join(&name);
-    let sha256 = expected_sha256(&args.trust, &path)?;
+    let source = source(args, &catalog, version)?;
     files::make_folder(&args.out)?;
+    let fetch = Fetch { args, downloader: Downloader::new(), source };
+    let key = fetch.key()?;
+    let verified = if fetch.source.path.exists() { fetch.check_existing(&key)? } else { fetch.download(&key)? };
+    tell(&fetch.source.path, &verified, args.output)
+}
 
-    let downloader = Downloader::new();
-    let fetch = Fetch { args, downloader, url: format!("{base}/{name}"), path, fingerprint, sha256 };
-    let key = fetch.key(&format!("{base}/{}", efa::KEY_NAME))?;
-    let verified = if fetch.path.exists() { fetch.check_existing(&key)? } else { fetch.download(&key)? };
-    tell(&fetch.path, &verified, args.output)
+/// Where the files come from and what the tarball must satisfy: as the user's stack file has it, or as AWS publishes it.
+fn source(args: &FetchArgs, catalog: &Catalog, version: &str) -> Result<Source> {
+    let own = catalog.pins.efa.iter().find(|efa| efa.version == version);
+    let mut trust = args.trust.clone();
+    let (url, key) = match own {
+        Some(own) => {
+            let key = own_trust(&mut trust, own)?;
+            (own.download.url.clone(), key)
+        }
+        None => {
+            let base = args.base_url.as_deref().unwrap_or(efa::BASE_URL).trim_end_matches('/');
+            download::check_base_url(base)?;
+            (format!("{base}/{}", efa::tarball_name(version)), format!("{base}/{}", efa::KEY_NAME))
+        }
+    };
+    let from = |url: String| -> Result<String> {
+        let Some(mirror) = &args.mirror else { return Ok(url) };
+        Ok(plan::mirrored(&url, &plan::parse_mirror(mirror)?))
+    };
+    let name = url.rsplit('/').next().unwrap_or_default().to_owned();
+    let path = args.out.join(&name);
+    let (fingerprint, sha256) = (pin(&trust)?, expected_sha256(&trust, &path)?);
+    if let Some(mirror) = &args.mirror {
+        download::check_base_url(mirror)?;
+    }
+    Ok(Source { url: from(url)?, key: from(key)?, path, fingerprint, sha256 })
+}
+
+/// A tarball of the user's own is never judged by AWS's key or digests. Returns where its signer's key lies.
+fn own_trust(trust: &mut TrustArgs, own: &EfaInstaller) -> Result<String> {
+    trust.sha256 = trust.sha256.take().or_else(|| own.download.sha256.clone());
+    match (&own.signer, &trust.fingerprint, &trust.key) {
+        (Some(signer), given, _) => {
+            trust.fingerprint = Some(given.as_ref().unwrap_or(&signer.fingerprint).clone());
+            Ok(signer.key.clone())
+        }
+        (None, Some(_), Some(_)) => Ok(String::new()),
+        (None, ..) => {
+            let message = format!("the stack file does not say who signs EFA {}", own.version);
+            Err(Error::new(Class::Usage, message).hint(
+                "add `signer = { fingerprint = ..., key = ... }` to its [[efa]], or give --fingerprint and --key",
+            ))
+        }
+    }
 }
 
 fn version(version: &str) -> Result<&str> {
@@ -48,41 +90,47 @@ fn version(version: &str) -> Result<&str> {
         .hint(format!("a version is written like {newest}; `latest` is not a version that anybody can check again")))
 }
 
-/// One tarball to fetch, and what it must satisfy.
-struct Fetch<'a> {
-    args: &'a FetchArgs,
-    downloader: Downloader,
+/// One tarball: where it and its signer's key are, what it is to be named, what it must satisfy.
+struct Source {
     url: String,
+    key: String,
     path: PathBuf,
     fingerprint: Pin,
     sha256: Option<Sha256>,
 }
 
+/// One tarball being fetched.
+struct Fetch<'a> {
+    args: &'a FetchArgs,
+    downloader: Downloader,
+    source: Source,
+}
+
 impl Fetch<'_> {
     /// The signer's certificate: the user's file, or a fresh download (publishers extend their keys).
-    fn key(&self, url: &str) -> Result<Vec<u8>> {
+    fn key(&self) -> Result<Vec<u8>> {
         match &self.args.trust.key {
             Some(path) => files::read(path, "key", KEY_LIMIT),
-            None => self.downloader.small(url, KEY_LIMIT),
+            None => self.downloader.small(&self.source.key, KEY_LIMIT),
         }
     }
 
     fn signature(&self) -> Result<Vec<u8>> {
-        self.downloader.small(&format!("{}.sig", self.url), SIGNATURE_LIMIT)
+        self.downloader.small(&format!("{}.sig", self.source.url), SIGNATURE_LIMIT)
     }
 
     /// Checks what lies there from an earlier run; never overwrites it.
     fn check_existing(&self, key: &[u8]) -> Result<Verified> {
-        report::say(&format!("note: {} is there already; checking it", self.path.display()));
+        report::say(&format!("note: {} is there already; checking it", self.source.path.display()));
         let beside = self.signature_path();
         let signature =
             if beside.exists() { files::read(&beside, "signature", SIGNATURE_LIMIT)? } else { self.signature()? };
-        let tarball = files::open(&self.path, "tarball")?;
+        let tarball = files::open(&self.source.path, "tarball")?;
         let verified = self.verify(tarball, &signature, key).map_err(|error| {
             let hint = format!(
                 "{}, or remove {} to download it again",
                 error.hint_text().unwrap_or("check the files"),
-                self.path.display()
+                self.source.path.display()
             );
             error.hint(hint)
         })?;
@@ -95,13 +143,13 @@ impl Fetch<'_> {
         let signature = self.signature()?;
         // A bad key or signature need not cost the download of the tarball.
         verify::preflight(&self.request(&signature, key))?;
-        let mut part = Part::open(&self.path)?;
-        if self.path.exists() {
+        let mut part = Part::open(&self.source.path)?;
+        if self.source.path.exists() {
             // Another process finished it while this one downloaded the signature.
             part.discard()?;
             return self.check_existing(key);
         }
-        if let Err(error) = self.downloader.large(&self.url, &mut part, TARBALL_LIMIT) {
+        if let Err(error) = self.downloader.large(&self.source.url, &mut part, TARBALL_LIMIT) {
             return Err(part.leave(error)?);
         }
         match self.verify_part(&mut part, &signature, key) {
@@ -131,7 +179,7 @@ impl Fetch<'_> {
     }
 
     fn request<'a>(&'a self, signature: &'a [u8], certificate: &'a [u8]) -> Request<'a> {
-        let Fetch { fingerprint, sha256, .. } = self;
+        let Source { fingerprint, sha256, .. } = &self.source;
         Request { signature, certificate, fingerprint, sha256: *sha256, at: SystemTime::now() }
     }
 
@@ -140,12 +188,12 @@ impl Fetch<'_> {
         write_if_new(&self.signature_path(), signature)?;
         match self.args.trust.key {
             Some(_) => Ok(()),
-            None => write_if_new(&self.args.out.join(efa::KEY_NAME), key),
+            None => write_if_new(&self.args.out.join(self.source.key.rsplit('/').next().unwrap_or_default()), key),
         }
     }
 
     fn signature_path(&self) -> PathBuf {
-        self.args.out.join(format!("{}.sig", self.path.file_name().unwrap_or_default().to_string_lossy()))
+        self.args.out.join(format!("{}.sig", self.source.path.file_name().unwrap_or_default().to_string_lossy()))
     }
 }
 

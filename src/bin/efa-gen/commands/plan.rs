@@ -10,7 +10,7 @@ use crate::cli::{OutputArg, PlanArgs};
 use crate::report;
 
 pub fn run(args: &PlanArgs) -> Result<()> {
-    let catalog = recipe::catalog(&args.recipe)?;
+    let catalog = recipe::catalog(args.recipe.stack_file.as_deref())?;
     let request = Request { distribution: args.distro.clone(), ..recipe::request(&args.recipe)? };
     let plan = plan::plan(&catalog, &request)?;
     match args.output.output {

@@ -1,4 +1,4 @@
-//! Owns reading the flags that `render` and `plan` share into a request, the user's own script included.
+//! Owns reading the flags that `render` and `plan` share into a request, the user's own script and stacks included.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,9 +17,9 @@ const EXTRA_SCRIPT_LIMIT: u64 = 1 << 20;
 const STACK_FILE_LIMIT: u64 = 1 << 20;
 
 /// The facts, with the user's own stacks if there is a file of them.
-pub fn catalog(args: &RecipeArgs) -> Result<Catalog> {
+pub fn catalog(stack_file: Option<&Path>) -> Result<Catalog> {
     let catalog = Catalog::embedded()?;
-    let Some(path) = &args.stack_file else { return Ok(catalog) };
+    let Some(path) = stack_file else { return Ok(catalog) };
     catalog.with_stacks(&path.display().to_string(), &text(path, "stack file", STACK_FILE_LIMIT)?)
 }
 

@@ -16,7 +16,7 @@ use crate::cli::{FormatArg, PackerArg, RenderArgs};
 use crate::{files, report};
 
 pub fn run(args: &RenderArgs) -> Result<()> {
-    let catalog = recipe::catalog(&args.recipe)?;
+    let catalog = recipe::catalog(args.recipe.stack_file.as_deref())?;
     let ids = distributions(&catalog, &args.distro)?;
     let format = args.format.unwrap_or(if args.out.is_some() { FormatArg::All } else { FormatArg::Script });
     let formats = formats(format, args.packer);
