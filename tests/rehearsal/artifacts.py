@@ -1,0 +1,177 @@
+#!/usr/bin/python3
+"""Makes the mirror's stand-in artifacts, signs them with a key of their own, and writes the stack file that pins them.
+
+  artifacts.py FOLDER
+
+Owns what lies in FOLDER/mirror/HOST/PATH, FOLDER/stack.toml and FOLDER/signer.asc. The versions are those of a real
+stack, so the plan is the real one but for digests and commits. Needs gpg, git and tar."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "artifacts")
+VERSIONS = {"efa": "1.50.0", "driver": "580.159.04", "cuda": "13.0.2", "nccl": "2.30.4", "plugin": "1.17.3", "tests": "2.18.3"}
+
+STACK = """# Stand-in artifacts of the rehearsal, in the form of src/catalog/pins.toml.
+[[efa]]
+version = "{efa}"
+download = {{ url = "{efa_url}", sha256 = "{efa_sha256}", published = "the rehearsal" }}
+signer = {{ fingerprint = "{fingerprint}", key = "https://efa-installer.amazonaws.com/rehearsal.key" }}
+
+[[driver]]
+version = "{driver}"
+download = {{ url = "{driver_url}", sha256 = "{driver_sha256}", published = "the rehearsal" }}
+
+[[cuda]]
+version = "{cuda}"
+architectures = ["sm_70", "sm_80", "sm_90"]
+space_mib = 1000
+download = {{ url = "{cuda_url}", sha256 = "{cuda_sha256}", published = "the rehearsal" }}
+
+[[nccl]]
+version = "{nccl}-1"
+url = "https://github.com/NVIDIA/nccl.git"
+commit = "{nccl_commit}"
+published = "the rehearsal"
+
+[[plugin]]
+version = "{plugin}"
+efa = {{ first = "1.44.0" }}
+prefix = "/opt/aws-ofi-nccl"
+library = "libnccl-net-ofi.so"
+network = "Libfabric"
+[plugin.source]
+url = "https://github.com/aws/aws-ofi-nccl.git"
+commit = "{plugin_commit}"
+published = "the rehearsal"
+configure = ["--enable-platform-aws"]
+
+[[nccl_tests]]
+version = "{tests}"
+url = "https://github.com/NVIDIA/nccl-tests.git"
+commit = "{tests_commit}"
+published = "the rehearsal"
+make = ["CXXSTD=-std=c++17"]
+
+[[stack]]
+id = "rehearsal"
+title = "Stand-ins of EFA {efa}, CUDA {cuda}, NCCL {nccl}"
+efa = "{efa}"
+cuda = "{cuda}"
+driver = "{driver}"
+nccl = "{nccl}-1"
+plugin = "{plugin}"
+nccl_tests = "{tests}"
+run_environment = []
+"""
+
+
+def main(folder):
+    mirror = os.path.join(folder, "mirror")
+    facts = dict(VERSIONS)
+    for name, (host, path, make) in {
+        "efa": ("efa-installer.amazonaws.com", f"aws-efa-installer-{VERSIONS['efa']}.tar.gz", efa_tarball),
+        "driver": ("us.download.nvidia.com", f"tesla/{VERSIONS['driver']}/NVIDIA-Linux-x86_64-{VERSIONS['driver']}.run", driver),
+        "cuda": ("developer.download.nvidia.com", f"compute/cuda/{VERSIONS['cuda']}/local_installers/cuda_{VERSIONS['cuda']}_linux.run", cuda),
+    }.items():
+        file = os.path.join(mirror, host, path)
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        make(file)
+        facts[f"{name}_url"] = f"https://{host}/{path}"
+        with open(file, "rb") as opened:
+            facts[f"{name}_sha256"] = hashlib.sha256(opened.read()).hexdigest()
+    for name, source, repository in (("nccl", "nccl", "NVIDIA/nccl"), ("plugin", "plugin", "aws/aws-ofi-nccl"),
+                                     ("tests", "nccl-tests", "NVIDIA/nccl-tests")):
+        facts[f"{name}_commit"] = git_repository(source, os.path.join(mirror, "github.com", repository + ".git"))
+    facts["fingerprint"] = sign(os.path.join(mirror, "efa-installer.amazonaws.com"), facts["efa_url"].rsplit("/", 1)[1])
+    with open(os.path.join(folder, "stack.toml"), "w", encoding="utf-8") as file:
+        file.write(STACK.format(**facts))
+
+
+def filled(name):
+    """A stand-in's text with its versions."""
+    with open(os.path.join(HERE, name), encoding="utf-8") as file:
+        text = file.read()
+    version = VERSIONS["driver" if name.startswith("driver") else "cuda"]
+    release = VERSIONS["nccl"] if name.startswith("nccl/") else ".".join(version.split(".")[:2])
+    return text.replace("@VERSION@", version).replace("@RELEASE@", release)
+
+
+def write(path, text, mode=0o755):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(path, mode)
+
+
+# Padding, so that half a download is something, and a resumed one too.
+PADDING = "\n: <<'PADDING'\n" + "stand-in " * 40000 + "\nPADDING\n"
+
+
+def driver(file):
+    write(file, filled("driver.run") + "exit 0" + PADDING)
+
+
+def cuda(file):
+    write(file, filled("cuda.run") + "exit 0" + PADDING)
+
+
+def efa_tarball(file):
+    with tempfile.TemporaryDirectory() as folder:
+        top = os.path.join(folder, "aws-efa-installer")
+        os.mkdir(top)
+        for name in ("efa_installer.sh", "fi_info", "mpirun"):
+            write(os.path.join(top, name), filled(f"efa/{name}"))
+        write(os.path.join(top, "env.sh"), f"EFA_INSTALLER_VERSION={VERSIONS['efa']}\n", 0o644)
+        with open(os.path.join(top, "padding"), "wb") as padding:
+            padding.write(os.urandom(300_000))
+        subprocess.run(["tar", "--create", "--gzip", "--file", file, "--directory", folder, "aws-efa-installer"], check=True)
+
+
+def git_repository(source, bare):
+    """A repository of one commit, served as plain files; returns the commit."""
+    identity = {"GIT_AUTHOR_NAME": "rehearsal", "GIT_AUTHOR_EMAIL": "rehearsal@rehearsal.test",
+                "GIT_COMMITTER_NAME": "rehearsal", "GIT_COMMITTER_EMAIL": "rehearsal@rehearsal.test",
+                "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
+
+    def git(*arguments):
+        done = subprocess.run(["git", *arguments], check=True, capture_output=True, text=True, env={**os.environ, **identity})
+        return done.stdout.strip()
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name in os.listdir(os.path.join(HERE, source)):
+            mode = 0o755 if name.endswith(".sh") else 0o644
+            write(os.path.join(folder, name), filled(f"{source}/{name}"), mode)
+        git("-C", folder, "init", "--quiet", "--initial-branch=master")
+        git("-C", folder, "add", "--all")
+        git("-C", folder, "commit", "--quiet", "--message", "Stand-in")
+        os.makedirs(os.path.dirname(bare), exist_ok=True)
+        git("clone", "--quiet", "--bare", folder, bare)
+        git("-C", bare, "update-server-info")
+        return git("-C", bare, "rev-parse", "HEAD")
+
+
+def sign(folder, tarball):
+    """Signs the tarball with a key made now and forgotten after; returns the key's fingerprint."""
+    home = tempfile.mkdtemp()
+    try:
+        gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--no-tty", "--passphrase", "", "--pinentry-mode", "loopback"]
+        subprocess.run([*gpg, "--quick-generate-key", "Rehearsal <rehearsal@rehearsal.test>", "rsa2048", "sign", "1y"],
+                       check=True, stderr=subprocess.DEVNULL)
+        path = os.path.join(folder, tarball)
+        subprocess.run([*gpg, "--detach-sign", "--output", path + ".sig", path], check=True)
+        subprocess.run([*gpg, "--armor", "--export", "--output", os.path.join(folder, "rehearsal.key")], check=True)
+        listing = subprocess.run([*gpg, "--with-colons", "--fingerprint"], check=True, capture_output=True, text=True).stdout
+        return next(line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr:"))
+    finally:
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+        shutil.rmtree(home)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(os.path.abspath(sys.argv[1]))

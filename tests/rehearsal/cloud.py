@@ -1,0 +1,192 @@
+#!/usr/bin/python3
+"""Starts, stops and steers the rehearsal cloud: a small EC2 of real parts on one Linux machine.
+
+  cloud.py up FOLDER               start it; all that it is lies in FOLDER
+  cloud.py down FOLDER             end it; FOLDER goes too
+  cloud.py run FOLDER COMMAND...   run a command on the cloud's network, where AWS's names are the cloud's API
+  cloud.py ec2 FOLDER CALL [JSON]  one EC2 call by its boto3 name, arguments and answer as JSON
+  cloud.py steer FOLDER VERB [NAME=VALUE...]   what no EC2 call does: fault, cut-off, reconnect,
+                                   leave-free, hosts
+
+Needs root, Debian's systemd-container, mmdebstrap, iproute2, openssl and openssh-client, and for the first start a
+network to fetch from. It makes mounts, network namespaces and processes only below namespaces of its own, so ending its
+one process ends them all."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+CACHE = os.environ.get("EFA_GEN_REHEARSAL_CACHE") or os.path.expanduser("~/.cache/efa-gen-rehearsal")
+PYTHON = os.path.join(CACHE, "venv", "bin", "python")
+# moto is the EC2 API, microburst the faults in front of it.
+REQUIREMENTS = ["moto[ec2,ssm]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5", "microburst==0.10.0"]
+
+
+def fail(message, status=1):
+    sys.exit(f"cloud.py: {message}") if status == 1 else (print(f"cloud.py: {message}", file=sys.stderr), sys.exit(status))
+
+
+def main():
+    arguments = sys.argv[1:]
+    verbs = {"up": up, "down": down, "run": run, "ec2": ec2, "steer": steer}
+    if len(arguments) < 2 or arguments[0] not in verbs:
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
+    if os.geteuid() != 0:
+        fail("the rehearsal needs root: it makes mounts and network namespaces of its own", 9)
+    verbs[arguments[0]](os.path.abspath(arguments[1]), *arguments[2:])
+
+
+def up(folder):
+    if os.path.exists(folder):
+        fail(f"{folder} exists already")
+    for program in ("unshare", "nsenter", "ip", "openssl", "ssh", "ssh-keygen", "systemd-nspawn", "mmdebstrap"):
+        if not shutil.which(program):
+            fail(f"{program} is missing")
+    rootfs = subprocess.run([os.path.join(HERE, "rootfs.sh")], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    make_venv()
+    os.makedirs(os.path.join(folder, "mirror"))
+    os.chmod(folder, 0o711)
+    make_certificates(folder)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "rehearsal", "-f", f"{folder}/key"], check=True)
+    with open(f"{folder}/resolv.conf", "w", encoding="ascii") as file:
+        file.write("nameserver 10.78.0.2\n")
+    with open("/proc/self/ns/net", "rb") as host_network, open(f"{folder}/log", "ab") as log:
+        process = subprocess.Popen(
+            ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc", PYTHON,
+             os.path.join(HERE, "cloud", "daemon.py"), folder, rootfs, shutil.which("systemd-nspawn"), CACHE,
+             str(host_network.fileno())],
+            pass_fds=[host_network.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )
+    with open(f"{folder}/pid", "w", encoding="ascii") as file:
+        file.write(str(process.pid))
+    for _ in range(600):
+        if os.path.exists(f"{folder}/ready"):
+            break
+        if process.poll() is not None:
+            fail("it did not start:\n" + read(f"{folder}/log"))
+        time.sleep(0.1)
+    else:
+        fail("it did not start within a minute, see " + f"{folder}/log")
+    ec2(folder, "import_key_pair", json.dumps({"KeyName": "rehearsal", "PublicKeyMaterial": read(f"{folder}/key.pub")}))
+
+
+def make_venv():
+    """The Python packages, once; their versions are part of the folder's mark."""
+    mark = os.path.join(CACHE, "venv", "requirements")
+    if os.path.exists(mark) and read(mark) == "\n".join(REQUIREMENTS):
+        return
+    shutil.rmtree(os.path.join(CACHE, "venv"), ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", os.path.join(CACHE, "venv")], check=True)
+    subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", *REQUIREMENTS], check=True)
+    with open(mark, "w", encoding="ascii") as file:
+        file.write("\n".join(REQUIREMENTS))
+
+
+def make_certificates(folder):
+    """A certificate authority of this cloud alone, and a certificate for the names of AWS's API."""
+    names = ["*.amazonaws.com"] + [f"*.{region}.amazonaws.com" for region in ("us-east-1", "us-west-2", "eu-west-1")]
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
+    subprocess.run([*new, "-subj", "/CN=rehearsal", "-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.crt"], **quiet)
+    subprocess.run(
+        [*new, "-subj", "/CN=amazonaws.com", "-keyout", f"{folder}/tls.key", "-out", f"{folder}/tls.crt",
+         "-CA", f"{folder}/ca.crt", "-CAkey", f"{folder}/ca.key", "-addext", "basicConstraints=critical,CA:FALSE",
+         "-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in names)], **quiet)
+
+
+def daemon_of(folder):
+    """Process id, on this machine, of the cloud's one process."""
+    try:
+        pid = int(read(f"{folder}/pid"))
+        return pid, int(read(f"/proc/{pid}/task/{pid}/children").split()[0])
+    except (FileNotFoundError, IndexError):
+        fail(f"no cloud runs in {folder}")
+
+
+def down(folder):
+    if not os.path.isdir(folder):
+        fail(f"no cloud runs in {folder}")
+    pid = int(read(f"{folder}/pid"))
+    if os.path.exists(f"/proc/{pid}/task/{pid}/children"):
+        children = read(f"/proc/{pid}/task/{pid}/children").split()
+        for child in children:
+            os.kill(int(child), signal.SIGTERM)
+        for _ in range(300):
+            if not running(pid):
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(folder)
+
+
+def running(pid):
+    """Whether it lives; a process that has ended and is only waited for does not."""
+    try:
+        return read(f"/proc/{pid}/stat").rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def run(folder, *command):
+    _, daemon = daemon_of(folder)
+    # Names are resolved by the cloud's name server, in a mount namespace of this command alone.
+    inner = 'mount --bind "$0/resolv.conf" /etc/resolv.conf && exec "$@"'
+    environment = {
+        **os.environ,
+        "AWS_ACCESS_KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID", "rehearsal"),
+        "AWS_SECRET_ACCESS_KEY": os.environ.get("AWS_SECRET_ACCESS_KEY", "rehearsal"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CA_BUNDLE": f"{folder}/ca.crt",
+        "SSL_CERT_FILE": f"{folder}/ca.crt",
+    }
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        environment.pop(name, None)
+    os.execvpe("nsenter", ["nsenter", f"--net=/proc/{daemon}/ns/net", "unshare", "--mount", "sh", "-c", inner, folder, *command],
+               environment)
+
+
+CALL = """
+import boto3, json, sys
+from botocore.exceptions import ClientError
+client = boto3.client("ec2", region_name="us-east-1", endpoint_url="http://10.78.0.1", aws_access_key_id="rehearsal",
+                      aws_secret_access_key="rehearsal")
+try:
+    answer = getattr(client, sys.argv[1])(**json.loads(sys.argv[2]))
+except ClientError as error:
+    sys.exit(f"{error.response['Error']['Code']}: {error.response['Error']['Message']}")
+answer.pop("ResponseMetadata", None)
+print(json.dumps(answer, default=lambda value: value.decode() if isinstance(value, bytes) else str(value)))
+"""
+
+
+def ec2(folder, call, arguments="{}"):
+    _, daemon = daemon_of(folder)
+    done = subprocess.run(["nsenter", f"--net=/proc/{daemon}/ns/net", PYTHON, "-c", CALL, call, arguments], check=False,
+                          env={**os.environ, "AWS_EC2_METADATA_DISABLED": "true"}, stdout=subprocess.PIPE, text=True)
+    if sys.argv[1] == "ec2":
+        print(done.stdout, end="")
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+
+
+def steer(folder, verb, *values):
+    _, daemon = daemon_of(folder)
+    url = f"http://10.78.0.1/{verb}?" + "&".join(values)
+    os.execvp("nsenter", ["nsenter", f"--net=/proc/{daemon}/ns/net", "curl", "--silent", "--show-error", "--fail-with-body",
+                          "--header", "Host: steer.rehearsal.test", url])
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The EC2 API of the rehearsal cloud: moto's server with an extension of ours, and guests behind its instances.
+
+This is our patch of an emulator, not a counterpart of AWS: what passes here may still be refused there. moto answers
+what is not named below; where it would answer with a page of HTML, this answers with EC2's own error.
+
+    behaviour                                             known from
+    placement groups, their errors                        AWS API reference, list of error codes
+    interfaces: type, card, limits, EFA only where had    AWS user guide ("EFA on accelerated computing types"); the
+                                                          limits are AWS's own data, in moto's files
+    public address only with a single interface           AWS API reference, many public reports of the refusal
+    client tokens                                         AWS user guide, "Ensuring idempotency"
+    names taken, unknown, in use; 16 KiB of user data     list of error codes; user guide, "User data"
+    states that take their time, console, shutdown        user guide, "Instance state changes"; the times are ours
+    images: what a copy keeps, deprecation, protection,   user guide, "Copy an AMI", "Deprecate an AMI", "Protect an
+    sharing, IMDS support                                 AMI from deregistration", "Share an AMI"
+    zones without the type                                AWS's offerings, in moto's files
+    the AMIs and SSM parameters                           amis.json: names and owners as published, ids invented; the
+                                                          same ids in every region, which AWS does not do
+
+Owns the patching of moto and the way of a request. Each action is in a module of its own kind: ec2_launch,
+ec2_instance_actions, ec2_image_actions, ec2_groups. It must not know how guests are made: `install` takes an object
+that makes them.
+"""
+
+import sys
+import traceback
+from uuid import uuid4
+
+from botocore.model import OperationNotFoundError
+from moto.core.responses import ActionResult
+from moto.core.utils import camelcase_to_underscores, utcnow
+from moto.ec2 import urls
+from moto.ec2.exceptions import DryRunClientError
+from moto.ec2.models import EC2Backend, ec2_backends
+from moto.ec2.models.amis import AmiBackend
+from moto.ec2.responses import EC2Response
+from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, EC2_RESOURCE_TO_PREFIX
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.servicequotas.models import ServiceQuotasBackend
+from moto.ssm.models import Parameter, ParameterDict
+
+from ec2_core import Cloud, Region, refusal
+from ec2_groups import KeyPairIds, PlacementGroups, SecurityGroupRules
+from ec2_image_actions import Images
+from ec2_images import images_with_root, load_catalogue, newest_by_parameter
+from ec2_instance_actions import Instances
+from ec2_instances import extend_interfaces
+from ec2_launch import Launches
+
+__all__ = ["app", "images_with_root", "install"]
+
+# vCPUs on demand; the values are ours, the codes and names AWS's.
+QUOTAS = {
+    "L-1216C47A": ("Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances", 1152.0),
+    "L-417A185B": ("Running On-Demand P instances", 384.0),
+}
+
+
+class RehearsalEc2(Launches, Instances, Images, PlacementGroups, SecurityGroupRules, KeyPairIds, EC2Response):
+    """One request. `cloud` is set by `install`."""
+
+    cloud = None
+    backends = ec2_backends
+
+    @property
+    def memory(self):
+        return Region.of(self.ec2_backend)
+
+    def _dispatch(self, request, full_url=None, headers=None):
+        try:
+            self.setup_class(request, full_url, headers)
+        except OperationNotFoundError:
+            action = request.values.get("Action", "")
+            return self._refuse(refusal("InvalidAction", f"The action {action} is not valid for this web service."))
+        return self.call_action()
+
+    def call_action(self):
+        """moto's, one at a time, and an XML error for whatever goes wrong."""
+        try:
+            with self.cloud.lock:
+                self.cloud.settle()
+                self._dry_run_for_those_that_ignore_it()
+                return self._numbered(*super().call_action())
+        except DryRunClientError as error:
+            return self._refuse(error, 412)
+        except NotImplementedError as error:
+            return self._refuse(refusal("UnsupportedOperation", f"The rehearsal's EC2 does not do this: {error}"))
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            return self._refuse(refusal("InternalError", f"The rehearsal's EC2 failed: {error!r}"), 500)
+
+    def _dry_run_for_those_that_ignore_it(self):
+        method = getattr(type(self), camelcase_to_underscores(self._get_action()), None)
+        if method and self._get_param("DryRun") and "error_on_dryrun" not in method.__code__.co_names:
+            raise DryRunClientError()
+
+    def _refuse(self, error, status=400):
+        _, headers, body = self.serialized(ActionResult(error))
+        headers, body = self._enrich_response(headers, body)
+        return self._numbered(status, headers, body)
+
+    @staticmethod
+    def _numbered(status, headers, body):
+        """Each answer has an id of its own; moto's EC2 calls all of them "request-id"."""
+        return status, headers, body.replace(">request-id<", f">{uuid4()}<")
+
+    def create_network_interface(self):
+        result = super().create_network_interface()
+        result.result["NetworkInterface"].interface_type = self._get_param("InterfaceType", "interface")
+        return result
+
+
+def _no_other_launches(self, *_, **__):
+    """moto's own way to instances (old spot requests, auto scaling): they would have no guest and obey no rule."""
+    raise refusal("UnsupportedOperation", "The rehearsal launches by RunInstances and by instant fleets only")
+
+
+def _load_parameters(parameters, name):
+    """SSM's public parameters name images of our catalogue; moto's would name its own."""
+    if str(name or "").startswith("/aws/service/global-infrastructure"):
+        _moto_parameters(parameters, name)
+    if vars(parameters).get("rehearsal"):
+        return
+    parameters.rehearsal = True
+    for known, image_id in newest_by_parameter().items():
+        dict.setdefault(parameters, known, []).append(
+            Parameter(parameters.account_id, known, image_id, "String", None, None, None, utcnow(), 1, "text")
+        )
+
+
+def _quota(backend, service_code, quota_code):
+    if service_code != "ec2" or quota_code not in QUOTAS:
+        return _moto_quota(backend, service_code, quota_code)
+    name, value = QUOTAS[quota_code]
+    return {
+        "ServiceCode": "ec2", "ServiceName": "Amazon Elastic Compute Cloud (Amazon EC2)", "QuotaCode": quota_code,
+        "QuotaArn": f"arn:aws:servicequotas:{backend.region_name}:{backend.account_id}:ec2/{quota_code}",
+        "QuotaName": name, "Value": value, "Unit": "None", "Adjustable": True, "GlobalQuota": False,
+    }
+
+
+_moto_parameters = ParameterDict._check_loading_status
+_moto_quota = ServiceQuotasBackend.get_service_quota
+
+
+def install(guests):
+    """Puts the extension into moto, with these guests behind it. A second call only replaces the guests."""
+    RehearsalEc2.cloud = Cloud(guests)
+    guests.on_stopped = RehearsalEc2.cloud.went_down
+    urls.url_paths = {"{0}/": RehearsalEc2.dispatch}
+    AmiBackend._load_amis = load_catalogue
+    EC2Backend.run_instances = _no_other_launches
+    ParameterDict._check_loading_status = _load_parameters
+    ServiceQuotasBackend.get_service_quota = _quota
+    EC2_RESOURCE_TO_PREFIX["placement-group"], EC2_PREFIX_TO_RESOURCE["pg"] = "pg", "placement-group"
+    extend_interfaces()
+
+
+def app():
+    """moto's server as a WSGI application."""
+    return DomainDispatcherApplication(create_backend_app)

@@ -1,0 +1,75 @@
+"""Owns the light hosts: a network namespace with an sshd each, all on one root file system, for what needs many
+machines that only answer SSH. Knows nothing of guests: nothing boots here."""
+
+import os
+import subprocess
+
+import network
+
+CONFIGURATION = """HostKey /etc/ssh/rehearsal_host
+AuthorizedKeysFile /etc/ssh/rehearsal_authorized
+StrictModes no
+UsePAM no
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PidFile none
+MaxStartups 300
+MaxSessions 300
+"""
+
+
+class Hosts:
+    """The light hosts of one cloud."""
+
+    def __init__(self, folder, rootfs):
+        self.folder = os.path.join(folder, "hosts")
+        self.key = os.path.join(folder, "key.pub")
+        self.rootfs = rootfs
+        self.running = {}
+
+    def start(self, count):
+        """Starts so many more and returns their addresses, one a line."""
+        root = self._root()
+        addresses = [network.new_address() for _ in range(int(count))]
+        for address in addresses:
+            namespace = os.path.join(self.folder, address)
+            network.add_host(namespace, address)
+            command = ["nsenter", f"--net={namespace}", "unshare", "--uts", "sh", "-c",
+                       'hostname "$1" && exec chroot "$2" /usr/sbin/sshd -D -e', "sshd",
+                       "host-" + address.replace(".", "-"), root]
+            with open(os.path.join(self.folder, "sshd.log"), "ab") as log:
+                self.running[address] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return "".join(address + "\n" for address in addresses)
+
+    def stop(self):
+        for address, process in self.running.items():
+            process.kill()
+            process.wait()
+            network.remove_host(os.path.join(self.folder, address))
+        root = os.path.join(self.folder, "root")
+        if os.path.ismount(root):
+            subprocess.run(["umount", "--recursive", root], check=True)
+
+    def _root(self):
+        """The one root file system, made when first asked for."""
+        root = os.path.join(self.folder, "root")
+        if os.path.ismount(root):
+            return root
+        for name in ("upper", "work", "root"):
+            os.makedirs(os.path.join(self.folder, name))
+        options = f"lowerdir={self.rootfs},upperdir={self.folder}/upper,workdir={self.folder}/work"
+        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, root], check=True)
+        for kind, place in (("proc", "proc"), ("devtmpfs", "dev")):
+            done = subprocess.run(["mount", "-t", kind, kind, f"{root}/{place}"], check=False)
+            if done.returncode != 0:
+                subprocess.run(["mount", "--rbind", f"/{place}", f"{root}/{place}"], check=True)
+        os.makedirs(f"{root}/run/sshd", exist_ok=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{root}/etc/ssh/rehearsal_host"], check=True)
+        with open(f"{root}/etc/ssh/rehearsal_host.pub", encoding="ascii") as key, \
+                open(os.path.join(self.folder, "known_hosts"), "w", encoding="ascii") as known:
+            known.write("10.78.* " + key.read())
+        subprocess.run(["install", "-m", "0600", self.key, f"{root}/etc/ssh/rehearsal_authorized"], check=True)
+        with open(f"{root}/etc/ssh/sshd_config", "w", encoding="ascii") as file:
+            file.write(CONFIGURATION)
+        return root

@@ -1,0 +1,113 @@
+"""Owns the web that guests and clients see, one WSGI application chosen by host name: Debian's archive (fetched once
+through this machine's apt, then kept), the mirror of stand-in artifacts with its faults, the address echo that Packer
+asks, and a page to steer the rehearsal by. Knows nothing of EC2: what is not named here goes to the API."""
+
+import os
+import subprocess
+import threading
+import urllib.parse
+
+from werkzeug.exceptions import NotFound
+from werkzeug.utils import send_file
+from werkzeug.wrappers import Request, Response
+
+# The mirror behaves so towards one guest until told otherwise.
+FAULTS = ("cut", "wrong", "down")
+
+
+class Sites:
+    """`archive` is the cache folder, `mirror` the artifacts' folder; `fetch` a command prefix that has the network;
+    `steer` maps a verb to a function of the query's values, for the steering page."""
+
+    def __init__(self, archive, mirror, fetch, api, steer):
+        self.archive = archive
+        self.mirror = mirror
+        self.fetch = fetch
+        self.api = api
+        self.steer = steer
+        self.faults = {}
+        self.fresh = set()
+        self.locks = {}
+        self.guard = threading.Lock()
+
+    def __call__(self, environ, start_response):
+        host = environ.get("HTTP_HOST", "").split(":")[0]
+        answers = {
+            "deb.debian.org": self.debian,
+            "mirror.rehearsal.test": self.artifact,
+            "checkip.amazonaws.com": lambda request: Response(request.remote_addr + "\n"),
+            "steer.rehearsal.test": self.steering,
+        }
+        if host not in answers:
+            return self.api(environ, start_response)
+        try:
+            answer = answers[host](Request(environ))
+        except NotFound as missing:
+            answer = missing
+        return answer(environ, start_response)
+
+    def steering(self, request):
+        """GET /VERB?name=value: what the tests do to the cloud that no EC2 call does."""
+        verb = request.path.strip("/")
+        if verb == "fault":
+            fault, address = request.args["fault"], request.args["address"]
+            if fault != "none" and fault not in FAULTS:
+                return Response(f"no such fault: {fault}\n", 400)
+            self.faults[address] = fault
+            return Response("")
+        if verb not in self.steer:
+            return Response(f"no such verb: {verb}\n", 404)
+        return Response(self.steer[verb](**request.args.to_dict()) or "")
+
+    def debian(self, request):
+        """A file of Debian's archive. A release's index is asked for anew in each rehearsal, other files never change."""
+        path = safe(self.archive, request.path)
+        changing = path.endswith(("/InRelease", "/Release", "/Release.gpg"))
+        with self.lock_of(path):
+            if not os.path.exists(path) or (changing and path not in self.fresh):
+                self.download("http://deb.debian.org" + request.path, path)
+                self.fresh.add(path)
+        return send_file(path, request.environ, mimetype="application/octet-stream", max_age=0)
+
+    def download(self, url, path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        new = path + ".new"
+        done = subprocess.run(
+            [*self.fetch, "/usr/lib/apt/apt-helper", "download-file", url, new], capture_output=True, check=False,
+        )
+        if done.returncode != 0:
+            if os.path.exists(new):
+                os.unlink(new)
+            raise NotFound(f"{url}: {done.stderr.decode(errors='replace')}")
+        os.rename(new, path)
+
+    def lock_of(self, path):
+        with self.guard:
+            return self.locks.setdefault(path, threading.Lock())
+
+    def artifact(self, request):
+        """A file of the mirror, `HOST/PATH`, resumable; unless the guest that asks is to see it fail."""
+        path = safe(self.mirror, request.path)
+        fault = self.faults.get(request.remote_addr, "none")
+        if fault == "down":
+            return Response("the mirror is down for this guest\n", 503)
+        if fault == "none" or not os.path.isfile(path):
+            return send_file(path, request.environ, mimetype="application/octet-stream", conditional=True, max_age=0)
+        size = os.path.getsize(path)
+        if fault == "wrong":
+            return Response(b"\0" * size, mimetype="application/octet-stream")
+        return Response(half(path, size), headers={"Content-Length": str(size)}, mimetype="application/octet-stream")
+
+
+def half(path, size):
+    """The first half of a file; then the connection ends, although more was announced."""
+    with open(path, "rb") as file:
+        yield file.read(size // 2)
+
+
+def safe(folder, path):
+    """The path below the folder, never outside it."""
+    found = os.path.normpath(os.path.join(folder, urllib.parse.unquote(path).lstrip("/")))
+    if not found.startswith(folder + os.sep) or os.path.isdir(found):
+        raise NotFound(path)
+    return found

@@ -1,0 +1,154 @@
+//! What goes wrong in a guest: each fault ends the script with the step's name, the cause and a way on, marks nothing done
+//! that is not, and a new run, with the fault gone, goes on from there.
+
+use crate::image::{image_before, run_stage};
+use crate::machine::{Guest, Ran, SCRIPT, base_image, beside, rendered, steer, wait_for};
+
+fn fault(guest: &Guest, name: &str) {
+    steer("fault", &[&format!("address={}", guest.address), &format!("fault={name}")]);
+}
+
+fn stage(guest: &Guest, name: &str) -> Ran {
+    guest.root(&format!("bash {SCRIPT} --stage {name}"))
+}
+
+/// A stage fails as expected; with the fault mended it succeeds. Nothing of it was marked done or complete.
+#[track_caller]
+fn fails_then_goes_on(guest: &Guest, name: &str, code: i32, words: &[&str], mend: impl FnOnce(&Guest)) {
+    let said = stage(guest, name).failed(code, &["FAILED in stage", "then run it again, it goes on with this step"]);
+    for word in words {
+        assert!(said.contains(word), "does not say {word:?}:\n{said}");
+    }
+    guest.root(&format!("test ! -e /var/lib/efa-gen/done/{name} && test ! -e /var/lib/efa-gen/complete")).good();
+    mend(guest);
+    run_stage(guest, name);
+    guest.root(&format!("test -e /var/lib/efa-gen/done/{name}")).good();
+}
+
+/// The disk fills up while a step is at work; with space again, the same stage succeeds.
+fn disk_full(name: &str, step: &str, title: &str) {
+    let guest = Guest::launch(&image_before(name), "");
+    guest.give_script(&rendered("script", &[]));
+    guest.write("/root/hook.sh", "0644", &std::fs::read(beside("hook.sh")).expect("the hook"));
+    guest.write("/root/hook", "0644", format!("pause {name}.{step}").as_bytes());
+    let said = std::thread::scope(|scope| {
+        let run = scope.spawn(|| guest.root(&format!("BASH_ENV=/root/hook.sh bash {SCRIPT} --stage {name}")));
+        wait_for("the step", 120, || (guest.root("test -e /run/paused").code == 0).then_some(()));
+        steer("leave-free", &[&format!("address={}", guest.address), "mib=0"]);
+        guest.root("touch /run/go-on").good();
+        run.join().expect("it is run")
+    });
+    assert!([6, 9].contains(&said.code), "{name}.{step}: {}", said.text);
+    assert!(said.text.contains(&format!("FAILED in stage {name}, step: {title}")), "{}", said.text);
+    let cause = ["No space left on device", "is the disk full?", "MiB free, this stage needs"];
+    assert!(cause.iter().any(|words| said.text.contains(words)), "{name}.{step}: {}", said.text);
+    guest.root(&format!("test ! -e /var/lib/efa-gen/done/{name}.{step} && test ! -e /var/lib/efa-gen/complete")).good();
+    steer("leave-free", &[&format!("address={}", guest.address), "mib=40000"]);
+    run_stage(&guest, name);
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn the_disk_is_full_in_the_distributions_stages() {
+    disk_full("prepare", "tools", "Install the tools that this script calls");
+    disk_full("update", "upgrade", "Upgrade every package");
+    disk_full("kernel", "compilers", "Install compilers and libraries");
+    disk_full("environment", "memlock", "Let every session lock memory");
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn the_disk_is_full_in_the_softwares_stages() {
+    disk_full("driver", "driver", "Install NVIDIA driver 580.159.04");
+    disk_full("efa", "fetch", "Download the installer and check its digest");
+    disk_full("nccl", "build", "Check out the pinned commit, build, install");
+    disk_full("plugin", "build", "Check out the pinned commit, build, install");
+    disk_full("nccl-tests", "build", "Check out the pinned commit, build");
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn a_lock_held_for_a_minute_is_waited_for() {
+    let guest = Guest::launch(&base_image(), "");
+    guest.give_script(&rendered("script", &[]));
+    let hold = "import fcntl, time; file = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(file, fcntl.LOCK_EX); time.sleep(60)";
+    guest.root(&format!("nohup python3 -c \"{hold}\" >/dev/null 2>&1 & sleep 0.5")).good();
+    let started = std::time::Instant::now();
+    let said = stage(&guest, "prepare").good();
+    assert!(said.contains("note: waiting for the lock on /var/lib/dpkg/lock-frontend"), "{said}");
+    assert!(started.elapsed().as_secs() >= 50, "it waited");
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn no_name_is_resolved() {
+    let guest = Guest::launch(&base_image(), "");
+    guest.give_script(&rendered("script", &[]));
+    let at = format!("address={}", guest.address);
+    steer("cut-off", &[&at, "server=10.78.0.2"]);
+    let words = ["step: Install the tools that this script calls", "Temporary failure resolving", "package sources"];
+    fails_then_goes_on(&guest, "prepare", 6, &words, |_| {
+        steer("reconnect", &[&at, "server=10.78.0.2"]);
+    });
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn the_mirror_breaks_off_answers_nothing_or_serves_something_else() {
+    let guest = Guest::launch(&image_before("efa"), "");
+    guest.give_script(&rendered("script", &[]));
+    let step = "step: Download the installer and check its digest";
+    for (name, code, words) in [
+        ("wrong", 3, "wrong content: SHA-256 is"),
+        ("cut", 5, "curl failed with status"),
+        ("down", 5, "the server answered 503"),
+    ] {
+        fault(&guest, name);
+        stage(&guest, "efa").failed(code, &[step, words]);
+        guest.root("test ! -e /var/lib/efa-gen/src/efa.tar.gz && test ! -e /var/lib/efa-gen/done/efa.fetch").good();
+    }
+    fault(&guest, "none");
+    run_stage(&guest, "efa");
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn the_installer_fails() {
+    let guest = Guest::launch(&image_before("efa"), "");
+    guest.give_script(&rendered("script", &[]));
+    guest.root("touch /etc/rehearsal-installer-fails").good();
+    let words = ["step: Run EFA installer 1.50.0", "exit status 1, 3 times", "Error: failed to install rdma-core"];
+    fails_then_goes_on(&guest, "efa", 6, &words, |guest| {
+        guest.root("rm /etc/rehearsal-installer-fails").good();
+    });
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn the_distributions_archive_is_not_signed_by_its_key() {
+    let guest = Guest::launch(&base_image(), "");
+    guest.give_script(&rendered("script", &[]));
+    // The guest trusts another key than the one that signs: to apt, that is a forged archive.
+    guest.root("cd /usr/share/keyrings && mv debian-archive-keyring.gpg kept && cp debian-archive-bookworm-stable.gpg debian-archive-keyring.gpg").good();
+    let words = ["step: Install the tools that this script calls", "is not signed"];
+    fails_then_goes_on(&guest, "prepare", 6, &words, |guest| {
+        guest.root("cd /usr/share/keyrings && mv kept debian-archive-keyring.gpg").good();
+    });
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn a_reboot_that_does_not_come_is_said_and_made_up_for() {
+    let guest = Guest::launch(&image_before("environment"), "");
+    guest.give_script(&rendered("script", &[]));
+    guest.write("/usr/local/sbin/shutdown", "0755", b"#!/bin/sh\nexit 0\n");
+    let said = stage(&guest, "environment").failed(7, &["the machine did not reboot within 5 minutes"]);
+    assert!(said.contains("FAILED in stage environment"), "{said}");
+    guest.root("test ! -e /var/lib/efa-gen/complete && test -e /var/lib/efa-gen/reboot").good();
+    guest.root("rm /usr/local/sbin/shutdown").good();
+    // The next run makes the reboot first, and then goes on.
+    guest.root(&format!("bash {SCRIPT} --start")).good();
+    guest.wait_until_complete(120);
+    let log = guest.root("cat /var/log/efa-gen/install.log").good();
+    assert!(log.contains("A reboot is due."), "{log}");
+}

@@ -1,0 +1,68 @@
+"""Prints every file of the root file system: kind, mode, owner, path, and what it holds. Runs on a guest.
+
+With `times`, when it was changed as well, and nothing is left out. Without, what no two machines have in common is left
+out; each has its reason."""
+
+import fnmatch
+import hashlib
+import os
+import stat
+import sys
+
+TIMES = sys.argv[1:] == ["times"]
+
+# Another file system, or this program's own.
+NEVER = ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp"]
+# What runs on goes on writing.
+ALWAYS_CHANGING = ["/var/log/journal/*", "/var/log/wtmp", "/var/log/lastlog", "/var/log/auth.log", "/var/lib/systemd/*"]
+DIFFERENT = [
+    # A machine's identity, and what cloud-init writes of it.
+    "/etc/machine-id", "/var/lib/dbus/machine-id", "/etc/hostname", "/etc/hosts", "/etc/ssh/ssh_host_*", "/var/lib/cloud/*",
+    "/etc/resolv.conf", "/etc/.pwd.lock", "/etc/netplan/*", "/etc/sudoers.d/90-cloud-init-users",
+    # Logs, and caches that hold times or inodes.
+    "/var/log/*", "/var/cache/*", "/var/lib/systemd/*", "*/__pycache__/*", "/var/lib/dpkg/*-old", "/var/lib/apt/lists/*",
+    "/var/lib/apt/extended_states", "/etc/ld.so.cache", "/var/lib/apt/periodic/*", "/var/lib/dpkg/lock*",
+    "/var/lib/dpkg/triggers/*",
+    # An initramfs holds the time at which it was made, and so does what is made from a random key (DKMS's).
+    "/boot/initrd.img-*", "/var/lib/dkms/mok.*", "/var/lib/dkms/mok*", "/boot/grub/grub.cfg",
+    # The script itself: user-data carries it without comments.
+    "/var/lib/efa-gen/install.sh", "/root/install.sh", "/root/.bash_history", "/home/admin/*",
+    # The number of a boot is not the result of an install.
+    "/var/lib/efa-gen/lock",
+    # The tests' own levers.
+    "/root/hook*", "/etc/systemd/system/efa-gen-install.service.d*", "/root/cuts*", "/root/machine-was-cut",
+]
+
+
+def left_out(path):
+    names = ALWAYS_CHANGING if TIMES else ALWAYS_CHANGING + DIFFERENT
+    return any(path == name.rstrip("/*") and name.endswith("/*") or fnmatch.fnmatchcase(path, name) for name in names)
+
+
+def content(path, status):
+    if stat.S_ISLNK(status.st_mode):
+        return os.readlink(path)
+    if not stat.S_ISREG(status.st_mode):
+        return "-"
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def main():
+    for folder, folders, files in os.walk("/"):
+        folders[:] = [name for name in folders if os.path.join(folder, name) not in NEVER]
+        for name in sorted(folders + files):
+            path = os.path.join(folder, name)
+            if left_out(path):
+                continue
+            try:
+                status = os.lstat(path)
+                line = f"{stat.filemode(status.st_mode)} {status.st_uid}:{status.st_gid} {path} {content(path, status)}"
+            except FileNotFoundError:
+                continue
+            if TIMES and not stat.S_ISDIR(status.st_mode):
+                line += f" {status.st_mtime_ns}"
+            print(line)
+
+
+main()

@@ -1,0 +1,334 @@
+//! Owns how tests speak with the rehearsal cloud: EC2 calls, guests, commands over SSH, and what a guest's file system
+//! holds. Knows nothing of what is tested.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// Where an install script lies on a guest.
+pub const SCRIPT: &str = "/root/install.sh";
+
+/// What a command gave.
+pub struct Ran {
+    /// Exit code, or -1.
+    pub code: i32,
+    /// stdout and stderr.
+    pub text: String,
+}
+
+impl Ran {
+    fn of(output: Output) -> Self {
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        Ran { code: output.status.code().unwrap_or(-1), text: text.into_owned() }
+    }
+
+    /// What it said; it must have succeeded.
+    #[track_caller]
+    pub fn good(self) -> String {
+        assert_eq!(self.code, 0, "{}", self.text);
+        self.text
+    }
+
+    /// It must have failed with this code and said all of these.
+    #[track_caller]
+    pub fn failed(self, code: i32, words: &[&str]) -> String {
+        assert_eq!(self.code, code, "{}", self.text);
+        for word in words {
+            assert!(self.text.contains(word), "does not say {word:?}:\n{}", self.text);
+        }
+        self.text
+    }
+}
+
+/// The running cloud's folder.
+pub fn cloud() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = std::env::var_os("EFA_GEN_REHEARSAL");
+        PathBuf::from(folder.expect("EFA_GEN_REHEARSAL names a running cloud: start this by tests/rehearsal/run"))
+    })
+}
+
+/// Whether every cut is to be made.
+pub fn full() -> bool {
+    std::env::var_os("EFA_GEN_REHEARSAL_FULL").is_some()
+}
+
+/// A file below tests/rehearsal.
+pub fn beside(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rehearsal").join(name)
+}
+
+fn cloud_py(verb: &str) -> Command {
+    let mut command = Command::new(beside("cloud.py"));
+    command.arg(verb).arg(cloud()).stdin(Stdio::null());
+    command
+}
+
+/// A command on the cloud's network.
+pub fn on_network<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Command {
+    let mut command = cloud_py("run");
+    command.args(arguments);
+    command
+}
+
+/// Runs it to its end.
+pub fn ran(command: &mut Command) -> Ran {
+    Ran::of(command.output().expect("the command starts"))
+}
+
+/// One EC2 call; the answer, or EC2's error code and message.
+pub fn try_ec2(call: &str, arguments: &Value) -> Result<Value, String> {
+    let output = cloud_py("ec2").args([call, &arguments.to_string()]).output().expect("cloud.py starts");
+    if output.status.success() {
+        return Ok(serde_json::from_slice(&output.stdout).expect("the answer is JSON"));
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// One EC2 call that must succeed.
+#[track_caller]
+pub fn ec2(call: &str, arguments: &Value) -> Value {
+    try_ec2(call, arguments).unwrap_or_else(|error| panic!("{call} {arguments}: {error}"))
+}
+
+/// What no EC2 call does.
+#[track_caller]
+pub fn steer(verb: &str, values: &[&str]) -> String {
+    ran(cloud_py("steer").arg(verb).args(values)).good()
+}
+
+/// Renders for Debian 12 with the stand-in artifacts into a folder; returns it.
+pub fn rendered(name: &str, more: &[&str]) -> PathBuf {
+    let out = cloud().join("rendered").join(name);
+    let stack = cloud().join("stack.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_efa-gen"));
+    command.args(["render", "--distro", "debian12", "--stack", "rehearsal", "--format", "all", "--stack-file"]);
+    command.arg(stack).args(["--mirror", "http://mirror.rehearsal.test", "--out"]).arg(&out).args(more);
+    ran(&mut command).good();
+    out
+}
+
+/// The base image of Debian 12: the newest of its owner, as the plan's filter finds it.
+pub fn base_image() -> String {
+    let filters = json!([{"Name": "name", "Values": ["debian-12-amd64-*"]}]);
+    let found = ec2("describe_images", &json!({"Owners": ["136693071363"], "Filters": filters}));
+    let mut images: Vec<(String, String)> = found["Images"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|image| (text(&image["CreationDate"]), text(&image["ImageId"])))
+        .collect();
+    images.sort();
+    images.pop().expect("there is one").1
+}
+
+/// A JSON string's text.
+pub fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Waits until something is there; panics with `what` when it takes too long.
+#[track_caller]
+pub fn wait_for<T>(what: &str, seconds: u64, mut found: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(Instant::now() < end, "not within {seconds} s: {what}");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+/// A booted machine; terminated with the value.
+pub struct Guest {
+    /// Instance id.
+    pub id: String,
+    /// Its address.
+    pub address: String,
+}
+
+impl Guest {
+    /// Launches the image and waits until SSH answers with the host key that the console told.
+    pub fn launch(image: &str, user_data: &str) -> Self {
+        let guest = Self::start(image, user_data);
+        guest.trust();
+        guest
+    }
+
+    /// Launches the image and returns at once.
+    pub fn start(image: &str, user_data: &str) -> Self {
+        let answer = ec2(
+            "run_instances",
+            &json!({
+                "ImageId": image, "InstanceType": "c5.4xlarge", "MinCount": 1, "MaxCount": 1, "KeyName": "rehearsal",
+                "UserData": user_data, "MetadataOptions": {"HttpTokens": "required"},
+            }),
+        );
+        let id = text(&answer["Instances"][0]["InstanceId"]);
+        let found = ec2("describe_instances", &json!({"InstanceIds": [id]}));
+        let address = text(&found["Reservations"][0]["Instances"][0]["PrivateIpAddress"]);
+        Guest { id, address }
+    }
+
+    /// Waits for cloud-init to tell the host keys on the console, and trusts these and no others.
+    pub fn trust(&self) {
+        let keys = wait_for("host keys on the console", 120, || {
+            let console = self.console();
+            let from = console.rfind("-----BEGIN SSH HOST KEY KEYS-----")?;
+            let to = from + console[from..].find("-----END SSH HOST KEY KEYS-----")?;
+            Some(console[from..to].lines().skip(1).map(str::to_owned).collect::<Vec<_>>())
+        });
+        let lines: String = keys.iter().map(|key| format!("{} {}\n", self.address, key.trim())).collect();
+        fs::write(self.known_hosts(), lines).expect("a file can be written");
+    }
+
+    fn known_hosts(&self) -> PathBuf {
+        cloud().join(format!("known_hosts.{}", self.id))
+    }
+
+    /// All that came to the console.
+    pub fn console(&self) -> String {
+        let path = cloud().join("guests").join(&self.id).join("console");
+        String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+    }
+
+    /// A command line as the login user's, by SSH.
+    pub fn ssh(&self, line: &str) -> Command {
+        let option = |name: &str, value: &str| format!("-o{name}={value}");
+        let mut command = on_network(&["timeout", "600", "ssh"]);
+        command.arg("-i").arg(cloud().join("key"));
+        command.arg(option("UserKnownHostsFile", &self.known_hosts().display().to_string()));
+        for (name, value) in [
+            ("StrictHostKeyChecking", "yes"),
+            ("LogLevel", "ERROR"),
+            ("ConnectTimeout", "3"),
+            ("ServerAliveInterval", "3"),
+            ("BatchMode", "yes"),
+        ] {
+            command.arg(option(name, value));
+        }
+        command.arg(format!("admin@{}", self.address)).arg(line);
+        command
+    }
+
+    /// Runs a command line as root.
+    pub fn root(&self, line: &str) -> Ran {
+        ran(&mut self.ssh(&format!("sudo bash -c {}", quoted(line))))
+    }
+
+    /// Writes a file as root.
+    pub fn write(&self, path: &str, mode: &str, content: &[u8]) {
+        use std::io::Write;
+        let line = format!("sudo sh -c {}", quoted(&format!("cat >{path} && chmod {mode} {path}")));
+        let mut child = self.ssh(&line).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("ssh starts");
+        child.stdin.take().expect("a pipe").write_all(content).expect("ssh reads");
+        assert!(child.wait().expect("ssh ends").success(), "{path} is written");
+    }
+
+    /// Puts the rendered script on it.
+    pub fn give_script(&self, folder: &Path) {
+        self.write(SCRIPT, "0755", &fs::read(folder.join("install.sh")).expect("the script"));
+    }
+
+    /// Whether SSH answers now.
+    pub fn answers(&self) -> bool {
+        ran(&mut self.ssh("true")).code == 0
+    }
+
+    /// Waits until SSH answers.
+    pub fn wait_until_up(&self) {
+        wait_for("SSH answers", 90, || self.answers().then_some(()));
+    }
+
+    /// Waits until the install is complete, through reboots; a failure on the console ends the wait.
+    pub fn wait_until_complete(&self, seconds: u64) {
+        wait_for(&format!("complete on {}:\n{}", self.id, tail(&self.console(), 30)), seconds, || {
+            let done = ran(&mut self.ssh("test -e /var/lib/efa-gen/complete")).code == 0;
+            assert!(!self.console().contains("FAILED in stage"), "{}", tail(&self.console(), 40));
+            done.then_some(())
+        });
+    }
+
+    /// Cuts the power, whatever it does.
+    pub fn cut_power(&self) {
+        ec2("stop_instances", &json!({"InstanceIds": [self.id], "Force": true}));
+        self.wait_for_state("stopped");
+    }
+
+    /// Shuts down properly.
+    pub fn shut_down(&self) {
+        ec2("stop_instances", &json!({"InstanceIds": [self.id]}));
+        self.wait_for_state("stopped");
+    }
+
+    /// Boots it again.
+    pub fn power_on(&self) {
+        ec2("start_instances", &json!({"InstanceIds": [self.id]}));
+        self.wait_until_up();
+    }
+
+    /// Waits for an instance state.
+    pub fn wait_for_state(&self, state: &str) {
+        wait_for(state, 90, || {
+            let found = ec2("describe_instances", &json!({"InstanceIds": [self.id]}));
+            (found["Reservations"][0]["Instances"][0]["State"]["Name"] == state).then_some(())
+        });
+    }
+
+    /// Makes an image of the stopped machine and waits until it is available.
+    pub fn keep(&self, name: &str) -> String {
+        let image = text(&ec2("create_image", &json!({"InstanceId": self.id, "Name": name}))["ImageId"]);
+        wait_for("the image", 60, || {
+            let found = ec2("describe_images", &json!({"ImageIds": [image]}));
+            (found["Images"][0]["State"] == "available").then_some(())
+        });
+        image
+    }
+
+    /// Every file with mode, owner and digest, without what no two machines share. With `times`, when they were changed
+    /// as well.
+    pub fn listing(&self, times: bool) -> Vec<String> {
+        self.write("/run/listing.py", "0644", &fs::read(beside("listing.py")).expect("the program"));
+        let argument = if times { "times" } else { "" };
+        let text = self.root(&format!("python3 /run/listing.py {argument}")).good();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the last of the console of {}:\n{}", self.id, tail(&self.console(), 25));
+        }
+        if let Err(error) = try_ec2("terminate_instances", &json!({"InstanceIds": [self.id]})) {
+            eprintln!("{} could not be terminated: {error}", self.id);
+        }
+    }
+}
+
+/// The text in single quotes for sh.
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The last lines of a text.
+pub fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Fails with the lines in which two listings differ.
+#[track_caller]
+pub fn assert_same(one: &[String], other: &[String]) {
+    let (first, second): (std::collections::BTreeSet<_>, std::collections::BTreeSet<_>) =
+        (one.iter().collect(), other.iter().collect());
+    let lost: Vec<_> = first.difference(&second).map(|line| format!("- {line}")).collect();
+    let new: Vec<_> = second.difference(&first).map(|line| format!("+ {line}")).collect();
+    assert!(lost.is_empty() && new.is_empty(), "{}\n{}", lost.join("\n"), new.join("\n"));
+}

@@ -1,0 +1,142 @@
+//! The Packer template in real Packers: Debian's 1.6.6 and one of today, whole builds against the cloud's API and guests.
+//! The rendered files are used as they are: AWS's names are the cloud's here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::machine::{Guest, Ran, cloud, ec2, on_network, ran, rendered, text};
+
+/// A Packer and the grammar that it is rendered for.
+struct Packer {
+    program: PathBuf,
+    grammar: &'static str,
+}
+
+fn debians() -> Packer {
+    Packer { program: "/usr/bin/packer".into(), grammar: "1.6" }
+}
+
+/// Built by tests/tools/build, with the Amazon plugin installed below its own home.
+fn todays() -> Packer {
+    let folder =
+        std::env::var_os("EFA_GEN_REHEARSAL_TOOLS").expect("EFA_GEN_REHEARSAL_TOOLS: tests/rehearsal/run sets it");
+    Packer { program: PathBuf::from(folder).join("packer"), grammar: "1.7" }
+}
+
+impl Packer {
+    fn at(&self, folder: &Path, arguments: &[&str]) -> Command {
+        let mut line = vec![self.program.display().to_string()];
+        line.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        let mut command = on_network(&line);
+        let home = if self.grammar == "1.6" { folder.to_owned() } else { self.program.with_file_name("home") };
+        command.current_dir(folder).env("HOME", home).env("CHECKPOINT_DISABLE", "1").env("PACKER_NO_COLOR", "1");
+        command
+    }
+
+    fn build(&self, name: &str, arguments: &[&str]) -> (PathBuf, Ran) {
+        let folder = rendered(&format!("packer-{name}"), &["--packer", self.grammar]);
+        let mut line = vec!["build"];
+        line.extend(arguments);
+        line.push(".");
+        let ran = ran(&mut self.at(&folder, &line));
+        (folder, ran)
+    }
+}
+
+/// What one build leaves: an AMI with the plan's tags on it and on its snapshot, a manifest that names it, and nothing else.
+fn whole_build(packer: &Packer, name: &str) {
+    let (folder, ran) = packer.build(name, &["-var", "ssh_cidrs=[\"10.78.0.1/32\"]"]);
+    let said = ran.good();
+    assert_eq!(said.matches("        rebooting").count(), 3, "three reboots:\n{said}");
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(folder.join("manifest.json")).expect("a manifest")).expect("JSON");
+    let artifact = text(&manifest["builds"][0]["artifact_id"]);
+    let image = artifact.strip_prefix("us-east-1:").expect("an AMI of the region").to_owned();
+    let plan = text(&manifest["builds"][0]["custom_data"]["efa-gen:plan"]);
+
+    let found = ec2("describe_images", &json!({"ImageIds": [image]}));
+    let found = &found["Images"][0];
+    assert_eq!(found["State"], "available");
+    assert_eq!(tag(found, "efa-gen:plan"), plan);
+    assert_eq!(tag(found, "efa-gen:distribution"), "debian12");
+    let snapshot = text(&found["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]);
+    let snapshots = ec2("describe_snapshots", &json!({"SnapshotIds": [snapshot]}));
+    assert_eq!(tag(&snapshots["Snapshots"][0], "efa-gen:plan"), plan);
+    nothing_is_left(&text(&manifest["builds"][0]["packer_run_uuid"]), &plan);
+
+    let guest = Guest::launch(&image, "");
+    let said = guest.root("bash /var/lib/efa-gen/install.sh").good();
+    assert!(said.contains("every stage is done already"), "{said}");
+    assert_eq!(guest.root("ls /home/admin/.ssh/authorized_keys /tmp/script_* 2>/dev/null | wc -l").good(), "1\n");
+    assert_eq!(guest.root("wc -l </home/admin/.ssh/authorized_keys").good(), "1\n", "the launch's key, not Packer's");
+}
+
+fn tag(resource: &Value, key: &str) -> String {
+    let tags = resource["Tags"].as_array().expect("tags");
+    text(&tags.iter().find(|tag| tag["Key"] == key).unwrap_or_else(|| panic!("no tag {key}: {tags:?}"))["Value"])
+}
+
+/// Packer's key pair, security group and builder are gone.
+fn nothing_is_left(run: &str, plan: &str) {
+    let uuid = format!("packer_{run}");
+    let keys = ec2("describe_key_pairs", &json!({}));
+    let names: Vec<_> = keys["KeyPairs"].as_array().expect("a list").iter().map(|key| text(&key["KeyName"])).collect();
+    assert!(!names.contains(&uuid), "{names:?}");
+    let groups = ec2("describe_security_groups", &json!({}));
+    let left =
+        groups["SecurityGroups"].as_array().expect("a list").iter().filter(|group| text(&group["GroupName"]) == uuid);
+    assert_eq!(left.count(), 0);
+    let filters =
+        json!([{"Name": "tag:efa-gen:plan", "Values": [plan]}, {"Name": "instance-state-name", "Values": ["running"]}]);
+    let running = ec2("describe_instances", &json!({"Filters": filters}));
+    assert_eq!(running["Reservations"], json!([]));
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn a_whole_build_with_debians_packer() {
+    whole_build(&debians(), "1.6");
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn a_whole_build_with_todays_packer() {
+    whole_build(&todays(), "today");
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn a_script_that_is_not_the_rendered_one_ends_the_build() {
+    let packer = debians();
+    let folder = rendered("packer-other", &["--packer", packer.grammar]);
+    let script = fs::read_to_string(folder.join("install.sh")).expect("the script");
+    fs::write(folder.join("install.sh"), script + "# a line more\n").expect("a file can be written");
+    let ran = ran(&mut packer.at(&folder, &["build", "-var", "ssh_cidrs=[\"10.78.0.1/32\"]", "."]));
+    ran.failed(1, &["install.sh: FAILED", "Script exited with non-zero exit status"]);
+    assert!(!folder.join("manifest.json").exists());
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn every_distributions_template_is_valid_for_both() {
+    for packer in [debians(), todays()] {
+        let out = cloud().join(format!("validate-{}", packer.grammar));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_efa-gen"));
+        command.args(["render", "--distro", "all", "--format", "all", "--packer", packer.grammar, "--out"]).arg(&out);
+        ran(&mut command).good();
+        let mut folders = 0;
+        for folder in fs::read_dir(&out).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            ran(&mut packer.at(&folder, &["validate", "."])).good();
+            // It is a check: what is not in the schema is refused.
+            let template = folder.join("image.pkr.hcl");
+            let text = fs::read_to_string(&template).expect("the template");
+            fs::write(&template, text.replace("ssh_pty", "ssh_tty")).expect("a file can be written");
+            ran(&mut packer.at(&folder, &["validate", "."])).failed(1, &["ssh_tty"]);
+            folders += 1;
+        }
+        assert!(folders >= 10, "every distribution was there");
+    }
+}

@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Makes the rehearsal's root file system of Debian 12, once, and prints the folder it is in.
+#
+#   tests/rehearsal/rootfs.sh          the guests' root file system
+#   tests/rehearsal/rootfs.sh rpm      the layer with dnf, rpm and what the package sandbox needs besides
+#
+# Owns what a guest is made of before cloud-init sees it. What is a stand-in there, because a container has neither a
+# kernel nor a disk of its own, is in folder stand-ins beside this script. Cached in $EFA_GEN_REHEARSAL_CACHE, by
+# default ~/.cache/efa-gen-rehearsal, under the digest of everything it is made from.
+set -euo pipefail
+here=$(dirname "$(readlink -f "$0")")
+kind=${1:-guest}
+cache=${EFA_GEN_REHEARSAL_CACHE:-${HOME:-/root}/.cache/efa-gen-rehearsal}
+[ "$(id -u)" -eq 0 ] || { echo "rootfs.sh: the rehearsal needs root: it makes mounts and network namespaces of its own" >&2; exit 9; }
+
+# On Debian's kernel image as on the AMI; on main alone, so that the update stage has something to do.
+packages=systemd-sysv,dbus,udev,cloud-init,openssh-server,sudo,iproute2,procps,ca-certificates,python3,curl,kmod
+packages+=,initramfs-tools,grub2-common,grub-common,linux-image-cloud-amd64
+
+# The archive's packages are fetched once; a changed stand-in costs a copy.
+digest() { sha256sum | cut -c 1-12; }
+key=$(cd "$here" && { echo "$packages"; LC_ALL=C find rootfs.sh stand-ins -type f | LC_ALL=C sort | xargs cat; } | digest)
+base=$cache/debian12-$(echo "$packages" | digest)
+rootfs=$cache/guest-$key
+rpm=$cache/rpm-$(echo "$packages" | digest)
+
+# Runs in a mount namespace of its own, so what it mounts ends with it.
+in_root() { # FOLDER COMMAND...
+  # shellcheck disable=SC2016 # it is the inner shell that expands
+  unshare --mount --pid --fork --kill-child sh -c '
+    mount -t proc proc "$0/proc" && cp -L /etc/resolv.conf "$0/etc/resolv.conf" &&
+    exec chroot "$0" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C "$@"' "$@"
+}
+
+# What this machine's apt is told about dates, proxies and certificates holds for its guests too.
+host_apt_settings() {
+  apt-config dump | grep -E '^(Acquire::(Check-Valid-Until|Check-Date|http|https)[: ])' || :
+}
+
+make_base() { # FOLDER
+  mmdebstrap --quiet --variant=minbase --mode=root --aptopt='Acquire::Languages "none"' \
+    --aptopt='Acquire::Check-Valid-Until "false"' \
+    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+    --dpkgopt='path-exclude=/usr/share/locale/*' --include="$packages" \
+    bookworm "$1" 'deb http://deb.debian.org/debian bookworm main' >&2
+  rm -f "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/etc/apt/sources.list
+  host_apt_settings >"$1/etc/apt/apt.conf.d/99rehearsal"
+  install -m 0644 "$here/stand-ins/debian.sources" "$1/etc/apt/sources.list.d/debian.sources"
+  : >"$1/etc/fstab"
+  : >"$1/etc/machine-id"
+  rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/var/lib/dbus/machine-id "$1"/var/log/*.log
+  rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin
+}
+
+make_guest() { # FOLDER
+  local unit units=$1/etc/systemd/system
+  cp -a --reflink=auto "$base" "$1"
+  rm -f "$1/.complete" "$1/etc/cloud/cloud.cfg.d/90_dpkg.cfg"
+  install -m 0644 "$here/stand-ins/cloud.cfg" "$1/etc/cloud/cloud.cfg.d/99-rehearsal.cfg"
+  install -m 0755 -t "$1/usr/local/bin" "$here/stand-ins/uname" "$here/stand-ins/su"
+  in_root "$1" dpkg-divert --quiet --local --rename --add /usr/sbin/grub-probe
+  install -m 0755 -t "$1/usr/sbin" "$here/stand-ins/grub-probe"
+  mkdir -p "$1/boot/grub" "$1/usr/local/lib" "$units/sysinit.target.wants"
+  install -m 0644 -t "$units" "$here/stand-ins/rehearsal-hypervisor.service"
+  install -m 0755 -t "$1/usr/local/lib" "$here/stand-ins/rehearsal-hypervisor"
+  ln -s ../rehearsal-hypervisor.service "$units/sysinit.target.wants/"
+  # The network is there before the guest boots, as the namespace's own.
+  for unit in systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service systemd-resolved.service \
+    systemd-timesyncd.service systemd-pstore.service e2scrub_all.timer fstrim.timer; do
+    ln -sf /dev/null "$units/$unit"
+  done
+  rm -f "$1/etc/resolv.conf"
+}
+
+make_rpm() { # FOLDER
+  cp -a --reflink=auto "$base" "$1"
+  rm -f "$1/.complete"
+  in_root "$1" sh -c 'apt-get update -q && apt-get install -y -q --no-install-recommends dnf rpm createrepo-c gnupg apt-utils dracut-core pciutils gcc' >&2
+  rm -rf "$1"/var/cache/apt/archives/*.deb
+}
+
+once() { # FOLDER FUNCTION
+  [ ! -e "$1/.complete" ] || return 0
+  command -v mmdebstrap >/dev/null || { echo "rootfs.sh: mmdebstrap is missing: apt-get install mmdebstrap" >&2; exit 1; }
+  mkdir -p "$cache"
+  rm -rf "$1.new" "$1"
+  "$2" "$1.new"
+  : >"$1.new/.complete"
+  mv "$1.new" "$1"
+}
+
+exec 9>"/tmp/.efa-gen-rehearsal-rootfs.lock"
+flock 9
+once "$base" make_base
+case $kind in
+  guest) once "$rootfs" make_guest; echo "$rootfs" ;;
+  rpm) once "$rpm" make_rpm; echo "$rpm" ;;
+  *) echo "usage: rootfs.sh [rpm]" >&2; exit 2 ;;
+esac
