@@ -362,58 +362,6 @@ fn the_plan_s_environment_reaches_the_commands() {
     assert_eq!(sandbox.read("out"), "it's $HOME|a b");
 }
 
-/// Runs the NCCL test with a stand-in for mpirun that prints this log and exits so.
-fn judge(log: &str, status: i32) -> (Option<i32>, String) {
-    let sandbox = Sandbox::new();
-    sandbox.write("gpus", "2");
-    sandbox.write("the-log", log);
-    sandbox.program("mpirun", &format!("cat {}; exit {status}", sandbox.text("the-log")));
-    let argv = vec![Word::literal("mpirun"), Word::literal("-n"), Word::template("{gpus}")];
-    sandbox.run_actions(vec![Action::NcclTest { argv, hostfile: sandbox.text("hostfile"), timeout_s: 30 }])
-}
-
-#[test]
-fn the_verdict_is_read_from_the_log_not_from_the_exit_status() {
-    let read = |name: &str| {
-        fs::read_to_string(support::in_repository("tests/fixtures/nccl").join(name)).expect("the fixture is there")
-    };
-    let good = read("one-host-efa.log");
-    let (code, said) = judge(&good, 0);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("EFA-GEN VERDICT: PASS on one host"), "{said}");
-    let cases = [
-        (good.clone(), 1, "exit status 1"),
-        (good.clone(), 124, "it did not end in time"),
-        (good.replace("# Out of bounds values : 0 OK", "# Out of bounds values : 3 FAILED"), 0, "wrong values"),
-        (good.replace("# Avg bus bandwidth", "# "), 0, "the log is incomplete"),
-        (
-            good.replace("NET/OFI Selected Provider is efa", "NET/OFI something else"),
-            0,
-            "no rank selected a libfabric provider",
-        ),
-        (
-            good.replacen("Selected Provider is efa", "Selected Provider is tcp;ofi_rxm", 1),
-            0,
-            "libfabric provider efa tcp instead of efa",
-        ),
-        (
-            good.replace("Using network AWS Libfabric", "Using network Socket"),
-            0,
-            "NCCL uses network Socket instead of the plugin",
-        ),
-        (read("ar-v2.19.6-ofi-tcp.log"), 0, "libfabric provider tcp instead of efa"),
-        (read("ar-v2.19.6-ofi-efa-absent.log"), 0, "no rank selected a libfabric provider"),
-        (read("ar-v2.19.6-net-socket.log"), 0, "no rank selected a libfabric provider"),
-        (read("ar-truncated.log"), 0, "the log is incomplete"),
-        (String::new(), 0, "the log is incomplete"),
-    ];
-    for (log, status, why) in cases {
-        let (code, said) = judge(&log, status);
-        assert_eq!(code, Some(7), "{why}: {said}");
-        assert!(said.contains(&format!("EFA-GEN VERDICT: FAIL: {why}")), "{why}: {said}");
-    }
-}
-
 #[test]
 fn a_signal_is_reported_and_the_step_is_done_again() {
     let sandbox = Sandbox::new();
@@ -459,4 +407,25 @@ fn a_disk_that_takes_nothing_more_is_no_bug_of_the_script() {
         assert_eq!(code, Some(6), "{said}");
         assert!(said.contains("is the disk full?") && said.contains("step: Do it"), "{said}");
     }
+}
+
+#[test]
+fn the_callers_environment_does_not_reach_what_is_built() {
+    let sandbox = Sandbox::new();
+    let show = format!("env >{}", sandbox.text("env"));
+    sandbox.install(&plan(vec![stage(
+        "one",
+        Then::Continue,
+        vec![step("it", vec![Run::new(["sh", "-c", &show]).into()])],
+    )]));
+    let mut command = sandbox.command(&[]);
+    for name in ["CXX", "DEBUG", "NVCC_GENCODE", "LD_LIBRARY_PATH", "MAKEFLAGS", "HOME", "https_proxy", "NO_PROXY"] {
+        command.env(name, "the-callers");
+    }
+    assert!(command.status().expect("bash starts").success());
+    let environment = sandbox.read("env");
+    let mut kept: Vec<&str> = environment.lines().filter_map(|line| line.strip_suffix("=the-callers")).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, ["HOME", "NO_PROXY", "https_proxy"], "{environment}");
+    assert!(environment.contains("PLAN_SAYS="), "{environment}");
 }

@@ -116,3 +116,33 @@ fn user_data_that_does_not_fit_is_refused_with_the_excess() {
     assert!(error.to_string().contains("more than EC2 allows"), "{error}");
     assert!(render::render(&plan, &[Format::Script]).is_ok());
 }
+
+/// What is called must be there, and what is there must be called.
+#[test]
+fn a_script_has_exactly_the_functions_that_it_needs() {
+    let template =
+        std::fs::read_to_string(support::in_repository("templates/script/install.sh")).expect("the template");
+    let defined = |text: &str| -> BTreeSet<String> {
+        let names = text.lines().filter_map(|line| line.split_once("() {").map(|(name, _)| name.to_owned()));
+        names.filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_')).collect()
+    };
+    let known = defined(&template);
+    assert!(known.len() > 60, "{known:?}");
+    let mut smaller = 0;
+    for distribution in &catalog().distributions {
+        let plan = default_plan(&distribution.id);
+        let script = render::render(&plan, &[Format::Script]).expect("it can be rendered").remove(0).text;
+        let there = defined(&script);
+        for name in &known {
+            let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let code = script.lines().filter(|line| !line.trim_start().starts_with('#'));
+            let calls = code
+                .filter(|line| !line.starts_with(&format!("{name}()")))
+                .flat_map(|line| line.split(|c| !word(c)))
+                .filter(|found| found == name);
+            assert_eq!(calls.count() > 0, there.contains(name), "{}: {name}", distribution.id);
+        }
+        smaller += usize::from(there.is_superset(&known));
+    }
+    assert_eq!(smaller, 0, "no distribution needs all of them");
+}

@@ -56,6 +56,7 @@ pub fn plan(catalog: &Catalog, request: &Request) -> Result<Plan> {
         environment: distribution.packages.environment.clone().into_iter().collect(),
         package_locks: package_locks(distribution),
         recover_packages: distribution.packages.recover.clone(),
+        refresh_packages: distribution.packages.refresh.clone(),
         after_reboot: vec![wait_for_cloud_init(distribution)],
         boot_hook: boot_hook(init),
         stages,

@@ -53,6 +53,8 @@ pub struct Plan {
     pub package_locks: Vec<Action>,
     /// Commands that end what a cut package command left half-done, each for when the one before fails.
     pub recover_packages: Vec<Vec<String>>,
+    /// Command that learns anew what the package sources have, before a failed package command is tried again.
+    pub refresh_packages: Vec<String>,
     /// What is done on each new boot, before anything else.
     pub after_reboot: Vec<Action>,
     /// What makes the script start again after a reboot.

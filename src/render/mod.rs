@@ -2,6 +2,7 @@
 //! name; templates loop and fill, nothing more. Knows plans, not how they came about.
 
 mod cloud_init;
+mod helpers;
 mod packer;
 mod script;
 pub mod shell;

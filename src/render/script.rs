@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 
+use super::helpers::{self, Helper};
 use super::shell;
 use super::template::Template;
 use crate::error::Result;
@@ -27,6 +28,7 @@ struct View<'a> {
     environment: Vec<String>,
     package_locks: String,
     recover_packages: String,
+    refresh_packages: String,
     after_reboot: String,
     hook_install: String,
     hook_start: String,
@@ -54,8 +56,20 @@ struct StepView<'a> {
 }
 
 const TEXT: &str = include_str!("../../templates/script/install.sh");
-static FULL: LazyLock<Template> = LazyLock::new(|| Template::new("script/install.sh", TEXT, escape));
-static BARE: LazyLock<Template> = LazyLock::new(|| Template::new("script/install.sh", &without_comments(TEXT), escape));
+static FULL: LazyLock<Form> = LazyLock::new(|| Form::new(TEXT));
+static BARE: LazyLock<Form> = LazyLock::new(|| Form::new(&without_comments(TEXT)));
+
+/// The template, and those of its functions that a script may do without.
+struct Form {
+    template: Template,
+    helpers: Vec<Helper>,
+}
+
+impl Form {
+    fn new(text: &str) -> Self {
+        Form { template: Template::new("script/install.sh", text, escape), helpers: helpers::of(text) }
+    }
+}
 
 /// The script as people read it.
 pub(super) fn render(plan: &Plan, digest: &str) -> Result<String> {
@@ -74,11 +88,12 @@ fn without_comments(template: &str) -> String {
     std::iter::once(shebang).chain(rest.lines().filter(code)).map(|line| format!("{line}\n")).collect()
 }
 
-fn fill(plan: &Plan, digest: &str, template: &Template, whole: bool) -> Result<String> {
+fn fill(plan: &Plan, digest: &str, form: &Form, whole: bool) -> Result<String> {
     let stages: Vec<&Stage> = plan.stages.iter().filter(|stage| whole || stage.run != When::Image).collect();
     let ids = |wanted: &dyn Fn(&Stage) -> bool| {
         stages.iter().filter(|stage| wanted(stage)).map(|stage| stage.id).collect::<Vec<_>>().join(" ")
     };
+    let refresh = (!plan.refresh_packages.is_empty()).then(|| plan.refresh_packages.clone());
     let view = View {
         title: format!("EFA + NCCL on {}, stack {}", comment(&plan.distribution_name), comment(&plan.stack)),
         version: env!("CARGO_PKG_VERSION"),
@@ -99,12 +114,13 @@ fn fill(plan: &Plan, digest: &str, template: &Template, whole: bool) -> Result<S
         environment: plan.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
         package_locks: shell::body(&plan.package_locks)?,
         recover_packages: shell::first_that_succeeds(&plan.recover_packages)?,
+        refresh_packages: shell::first_that_succeeds(refresh.as_slice())?,
         after_reboot: shell::body(&plan.after_reboot)?,
         hook_install: shell::body(&plan.boot_hook.install)?,
         hook_start: shell::body(&plan.boot_hook.start)?,
         hook_remove: shell::body(&plan.boot_hook.remove)?,
     };
-    template.fill(&view)
+    Ok(helpers::without_unused(form.template.fill(&view)?, &form.helpers))
 }
 
 fn escape(text: &str, output: &mut dyn Write) -> std::io::Result<()> {

@@ -19,6 +19,10 @@
 
 # Bash 4.2 is enough. Every failure ends the script: nothing below is best effort.
 set -Eeuo pipefail
+# A CXX, DEBUG or LD_PRELOAD of the caller's would make other software of the same sources.
+for NAME in $(compgen -e); do
+  case $NAME in HOME | TERM | *_proxy | *_PROXY) ;; *) export -n "$NAME" ;; esac
+done
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 <%- for variable in environment %>
 export <~ variable ~>
@@ -159,9 +163,11 @@ package() { # COMMAND...
     status=0
     { recover_packages && "$@"; } 3>&- 9>&- </dev/null || status=$?
     [ "$status" -ne 0 ] || return 0
+    [ "$attempt" -lt 3 ] || die "$FAILED" "exit status $status, 3 times"
     sleep $((attempt * 10))
+    # What is known of the package sources may be of another day, or of a moment when they did not answer.
+    refresh_packages 3>&- 9>&- </dev/null || :
   done
-  die "$FAILED" "exit status $status, 3 times"
 }
 
 lock_is_held() { # FILE
@@ -292,8 +298,11 @@ clone() { # URL FOLDER
     status=0
     git clone --quiet --no-checkout "$1" "$2" 3>&- 9>&- </dev/null || status=$?
   done
+  [ "$status" -eq 0 ] || ! disk_is_full || die "$FAILED" "git clone failed with status $status: the disk is full"
   [ "$status" -eq 0 ] || die "$NETWORK" "git clone failed with status $status"
 }
+
+disk_is_full() { [ "$(stat --file-system --format %a /)" -lt 256 ]; }
 
 remove() { # GLOB...
   local glob found
@@ -340,7 +349,8 @@ kernels() {
 
 assert_newest_kernel() {
   local newest
-  newest=$(kernels | sort -V | tail -n 1)
+  # For rpm and dpkg 957.1.3.el7 is newer than 957.el7, for sort only if the letters come after a tilde.
+  newest=$(kernels | sed 's/\.\([a-z]\)/~\1/g' | sort -V | tail -n 1 | sed 's/~/./g')
   [ "$newest" = "$KERNEL" ] || die "$ASSERTION" "kernel $KERNEL is running, ${newest:-none} is the newest in /boot"
 }
 
@@ -479,7 +489,9 @@ nccl_failure() { # LOG STATUS: prints the first reason, most fundamental first
   providers=$(sed -n 's/.*NET\/OFI Selected [Pp]rovider is \([^,; ]*\).*/\1/p' "$1" | sort -u | tr '\n' ' ')
   networks=$(sed -n 's/.*Using network //p' "$1" | sort -u | tr '\n' ' ')
   if [ "$2" -eq 124 ]; then printf 'it did not end in time'
-  elif [ "$2" -ne 0 ]; then printf 'exit status %s' "$2"
+  elif [ "$2" -ne 0 ]; then
+    printf 'exit status %s' "$2"
+    sed -n -E '/NCCL WARN |NCCL failure|CUDA failure|mpirun/ { s/.*NCCL WARN //; s/^/: /p; q }' "$1"
   elif ! grep -q '^# Avg bus bandwidth' "$1"; then printf 'the log is incomplete: no summary'
   elif ! grep -q '^# Out of bounds values : 0 OK' "$1"; then printf 'wrong values'
   elif [ -z "$providers" ]; then printf 'no rank selected a libfabric provider: the plugin did not load or found no EFA device'
@@ -533,6 +545,11 @@ own_package_locks() {
 # Ends what a cut left half-done, where the package manager refuses to go on by itself.
 recover_packages() {
 <~ recover_packages | safe ~>
+}
+
+# Learns anew what the package sources have.
+refresh_packages() {
+<~ refresh_packages | safe ~>
 }
 
 # On each new boot, before anything else.

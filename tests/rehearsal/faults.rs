@@ -40,7 +40,7 @@ fn disk_full(name: &str, step: &str, title: &str) {
     });
     assert!([6, 9].contains(&said.code), "{name}.{step}: {}", said.text);
     assert!(said.text.contains(&format!("FAILED in stage {name}, step: {title}")), "{}", said.text);
-    let cause = ["No space left on device", "is the disk full?", "MiB free, this stage needs"];
+    let cause = ["No space left on device", "the disk is full", "is the disk full?", "MiB free, this stage needs"];
     assert!(cause.iter().any(|words| said.text.contains(words)), "{name}.{step}: {}", said.text);
     guest.root(&format!("test ! -e /var/lib/efa-gen/done/{name}.{step} && test ! -e /var/lib/efa-gen/complete")).good();
     steer("leave-free", &[&format!("address={}", guest.address), "mib=40000"]);

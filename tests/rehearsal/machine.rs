@@ -21,7 +21,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn of(output: Output) -> Self {
+    fn of(output: &Output) -> Self {
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         Ran { code: output.status.code().unwrap_or(-1), text: text.into_owned() }
     }
@@ -78,7 +78,7 @@ pub fn on_network<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Command {
 
 /// Runs it to its end.
 pub fn ran(command: &mut Command) -> Ran {
-    Ran::of(command.output().expect("the command starts"))
+    Ran::of(&command.output().expect("the command starts"))
 }
 
 /// One EC2 call; the answer, or EC2's error code and message.

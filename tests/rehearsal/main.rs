@@ -3,6 +3,8 @@
 //! Run by `tests/rehearsal/run`, which starts the cloud; a plain `cargo test` leaves it out and says so. With
 //! `EFA_GEN_REHEARSAL_FULL` set, every cut is made on a guest of its own; else a sample.
 
+#![allow(clippy::print_stderr, reason = "a test's output is shown when it fails")]
+
 mod cloud_itself;
 mod cuts;
 mod faults;

@@ -174,6 +174,7 @@ pub fn plan(stages: Vec<Stage>) -> Plan {
         environment: vec![("PLAN_SAYS".into(), "it's $HOME".into())],
         package_locks: Vec::new(),
         recover_packages: Vec::new(),
+        refresh_packages: Vec::new(),
         after_reboot: Vec::new(),
         boot_hook: BootHook {
             install: vec![Run::new(["systemctl", "enable", "hook"]).into()],

@@ -155,7 +155,7 @@ class Instance(MotoInstance):
         )
         eni.interface_type = planned.kind
         if planned.kind == "efa-only":
-            # It has no IP stack [facts: EFA on accelerated computing types].
+            # It has no IP stack [user guide, "EFA on accelerated computing types"].
             eni.private_ip_address, eni.private_ip_addresses, eni.private_dns_name = None, [], None
         if primary and planned.public:
             eni.public_ip = self.address

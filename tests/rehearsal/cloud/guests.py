@@ -98,7 +98,7 @@ class Guests:
                     self._cut_power(guest)
                 else:
                     guest.process.terminate()
-                    threading.Timer(60, self._cut_power, (guest,)).start()
+                    threading.Timer(60, self._cut_power, (guest, guest.process)).start()
                 return
         threading.Thread(target=self.on_stopped, args=(instance,), daemon=True).start()
 
@@ -210,9 +210,10 @@ class Guests:
         with open(guest.path("kernel"), "w", encoding="ascii") as file:
             file.write((newest.stdout.split() or ["none"])[-1] + "\n")
 
-    def _cut_power(self, guest):
-        """Ends the guest's PID 1, and with it all in the guest at once; systemd-nspawn then ends by itself."""
-        if guest.process and guest.process.poll() is None:
+    def _cut_power(self, guest, process=None):
+        """Ends the guest's PID 1, and with it all in the guest at once; systemd-nspawn then ends by itself. With a
+        process, only if the guest still runs as this one."""
+        if guest.process and guest.process.poll() is None and process in (None, guest.process):
             leader = self._leader(guest)
             os.kill(leader, signal.SIGKILL) if leader else guest.process.kill()
 

@@ -7,7 +7,7 @@ import subprocess
 import threading
 import urllib.parse
 
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.utils import send_file
 from werkzeug.wrappers import Request, Response
 
@@ -42,8 +42,8 @@ class Sites:
             return self.api(environ, start_response)
         try:
             answer = answers[host](Request(environ))
-        except NotFound as missing:
-            answer = missing
+        except HTTPException as refusal:
+            answer = refusal
         return answer(environ, start_response)
 
     def steering(self, request):
