@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::machine::{Guest, base_image, cloud, ec2, on_network, ran, steer, text, try_ec2, wait_for};
+use crate::machine::{Guest, base_image, beside, cloud, ec2, on_network, ran, steer, tail, text, try_ec2, wait_for};
 
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
@@ -94,14 +94,13 @@ fn the_api_refuses_what_ec2_refuses() {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn faults_stand_in_front_of_the_api() {
     let rules = cloud().join("faults.yaml");
-    let rule = |operation: &str, times: u32, code: &str, status: u32| {
-        format!(
-            "  - service: ec2\n    operation: {operation}\n    times: {times}\n    error: {{code: {code}, status: {status}}}\n"
-        )
-    };
+    let rule = |operation: &str, rest: &str| format!("  - {{service: ec2, operation: {operation}, {rest}}}\n");
     let text = "upstream: http://10.78.0.1\nport: 9999\nrules:\n".to_owned()
-        + &rule("DescribeImages", 1, "RequestLimitExceeded", 503)
-        + &rule("RunInstances", 9, "InsufficientInstanceCapacity", 500);
+        + &rule("DescribeImages", "sequence: {fail: 1, pass: 2}, error: {code: RequestLimitExceeded, status: 503}")
+        + &rule("RunInstances", "times: 9, error: {code: InsufficientInstanceCapacity, status: 500}")
+        + &rule("CreateKeyPair", "times: 1, response: {abort_bytes: 0}")
+        + &rule("DescribeVpcs", "times: 1, reset: true")
+        + &rule("DescribeSubnets", "times: 1, latency: 1500");
     std::fs::write(&rules, text).expect("a file can be written");
     let cache = std::env::var("EFA_GEN_REHEARSAL_TOOLS").expect("tests/rehearsal/run sets it");
     let program = std::path::Path::new(&cache).join("../venv/bin/microburst");
@@ -110,16 +109,44 @@ fn faults_stand_in_front_of_the_api() {
         .stderr(Stdio::null())
         .spawn()
         .expect("microburst starts");
-    let ask = |action: &str| {
-        let form = format!("Action={action}&Version=2016-11-15&ImageId=ami-1&MinCount=1&MaxCount=1");
-        let sign = "Authorization: AWS4-HMAC-SHA256 Credential=rehearsal/20260101/us-east-1/ec2/aws4_request, SignedHeaders=host, Signature=0";
-        ran(&mut on_network(&["curl", "-s", "-H", sign, "-d", &form, "http://127.0.0.1:9999/"])).text
+    let ask = |form: &str| {
+        let form = format!("Version=2016-11-15&Action={form}");
+        let sign = "Authorization: AWS4-HMAC-SHA256 Credential=rehearsal/20260101/us-east-1/ec2/aws4_request, \
+                    SignedHeaders=host, Signature=0";
+        ran(&mut on_network(&["curl", "-sS", "-H", sign, "-d", &form, "http://127.0.0.1:9999/"]))
     };
-    let first = wait_for("microburst", 20, || Some(ask("DescribeImages")).filter(|answer| !answer.is_empty()));
-    assert!(first.contains("RequestLimitExceeded"), "{first}");
-    assert!(ask("DescribeImages").contains("DescribeImagesResponse"), "the second call passes");
-    assert!(ask("RunInstances").contains("InsufficientInstanceCapacity"));
+    wait_for("microburst", 30, || {
+        (ran(&mut on_network(&["curl", "-sf", "http://127.0.0.1:9999/_microburst/rules"])).code == 0).then_some(())
+    });
+    for answer in ["RequestLimitExceeded", "DescribeImagesResponse", "DescribeImagesResponse", "RequestLimitExceeded"] {
+        let said = ask("DescribeImages");
+        assert!(said.text.contains(answer), "by call index, {answer}: {}", tail(&said.text, 5));
+    }
+    assert!(ask("RunInstances&ImageId=ami-1&MinCount=1&MaxCount=1").text.contains("InsufficientInstanceCapacity"));
+    // The call took effect; its answer is lost.
+    assert_ne!(ask("CreateKeyPair&KeyName=lost-reply").code, 0);
+    ec2("describe_key_pairs", &json!({"KeyNames": ["lost-reply"]}));
+    assert_ne!(ask("DescribeVpcs").code, 0, "the connection is reset");
+    assert!(ask("DescribeVpcs").text.contains("DescribeVpcsResponse"));
+    let started = Instant::now();
+    assert!(ask("DescribeSubnets").text.contains("DescribeSubnetsResponse"));
+    assert!(started.elapsed().as_millis() >= 1500, "it came late");
     // on_network becomes the command, so this is microburst's own process.
     proxy.kill().expect("it runs");
     proxy.wait().expect("it ends");
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn without_root_it_says_what_it_needs() {
+    use std::os::unix::process::CommandExt;
+    for (program, argument) in [("cloud.py", Some("up")), ("run", None), ("rootfs.sh", None)] {
+        let copy = std::env::temp_dir().join(format!("efa-gen-{program}-{}", std::process::id()));
+        std::fs::copy(beside(program), &copy).expect("a file can be copied");
+        let mut command = std::process::Command::new(&copy);
+        command.args(argument).args(argument.map(|_| "/nowhere")).current_dir("/").uid(65534).gid(65534);
+        let said = ran(&mut command);
+        std::fs::remove_file(&copy).expect("a file can be removed");
+        said.failed(9, &["the rehearsal needs root: it makes mounts and network namespaces of its own"]);
+    }
 }

@@ -1,8 +1,11 @@
 //! What goes wrong in a guest: each fault ends the script with the step's name, the cause and a way on, marks nothing done
 //! that is not, and a new run, with the fault gone, goes on from there.
 
+use std::fs;
+use std::path::Path;
+
 use crate::image::{image_before, run_stage};
-use crate::machine::{Guest, Ran, SCRIPT, base_image, beside, rendered, steer, wait_for};
+use crate::machine::{Guest, Ran, SCRIPT, base_image, beside, cloud, on_network, ran, rendered, steer, wait_for};
 
 fn fault(guest: &Guest, name: &str) {
     steer("fault", &[&format!("address={}", guest.address), &format!("fault={name}")]);
@@ -29,7 +32,7 @@ fn fails_then_goes_on(guest: &Guest, name: &str, code: i32, words: &[&str], mend
 fn disk_full(name: &str, step: &str, title: &str) {
     let guest = Guest::launch(&image_before(name), "");
     guest.give_script(&rendered("script", &[]));
-    guest.write("/root/hook.sh", "0644", &std::fs::read(beside("hook.sh")).expect("the hook"));
+    guest.write("/root/hook.sh", "0644", &fs::read(beside("hook.sh")).expect("the hook"));
     guest.write("/root/hook", "0644", format!("pause {name}.{step}").as_bytes());
     let said = std::thread::scope(|scope| {
         let run = scope.spawn(|| guest.root(&format!("BASH_ENV=/root/hook.sh bash {SCRIPT} --stage {name}")));
@@ -151,4 +154,34 @@ fn a_reboot_that_does_not_come_is_said_and_made_up_for() {
     guest.wait_until_complete(120);
     let log = guest.root("cat /var/log/efa-gen/install.log").good();
     assert!(log.contains("A reboot is due."), "{log}");
+}
+
+/// The signature is checked where efa-gen runs, before any guest sees the tarball.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn a_tarball_with_a_bad_signature_gets_no_name() {
+    let fetch = |stack: &Path, out: &str| {
+        let mut command = on_network(&[env!("CARGO_BIN_EXE_efa-gen"), "fetch", "--efa", "1.50.0"]);
+        command.args(["--mirror", "http://mirror.rehearsal.test", "--stack-file"]).arg(stack);
+        ran(command.arg("--out").arg(cloud().join(out)))
+    };
+    let stack = cloud().join("stack.toml");
+    let said = fetch(&stack, "fetched").good();
+    assert!(said.contains("good signature") && said.contains("Rehearsal <rehearsal@rehearsal.test>"), "{said}");
+
+    // Another tarball under the same signature, with its digest put right: the signature alone is left to refuse it.
+    let folder = cloud().join("mirror/efa-installer.amazonaws.com");
+    let name = "aws-efa-installer-1.50.0.tar.gz";
+    let mut forged = fs::read(folder.join(name)).expect("the tarball");
+    forged.push(0);
+    fs::write(folder.join("forged.tar.gz"), &forged).expect("a file can be written");
+    fs::copy(folder.join(format!("{name}.sig")), folder.join("forged.tar.gz.sig")).expect("a file can be copied");
+    let sums = std::process::Command::new("sha256sum").arg(folder.join(name)).arg(folder.join("forged.tar.gz")).output();
+    let sums = String::from_utf8(sums.expect("sha256sum").stdout).expect("text");
+    let digests: Vec<&str> = sums.lines().map(|line| &line[..64]).collect();
+    let text = fs::read_to_string(&stack).expect("the stack file");
+    let text = text.replace(name, "forged.tar.gz").replace(digests[0], digests[1]);
+    fs::write(cloud().join("forged.toml"), text).expect("a file can be written");
+    fetch(&cloud().join("forged.toml"), "forged").failed(3, &["signature"]);
+    assert!(!cloud().join("forged/forged.tar.gz").exists());
 }

@@ -22,7 +22,8 @@ digest() { sha256sum | cut -c 1-12; }
 key=$(cd "$here" && { echo "$packages"; LC_ALL=C find rootfs.sh stand-ins -type f | LC_ALL=C sort | xargs cat; } | digest)
 base=$cache/debian12-$(echo "$packages" | digest)
 rootfs=$cache/guest-$key
-rpm=$cache/rpm-$(echo "$packages" | digest)
+sandbox_packages="dnf rpm createrepo-c gnupg apt-utils dracut-core pciutils gcc"
+rpm=$cache/rpm-$(echo "$packages $sandbox_packages" | digest)
 
 # Runs in a mount namespace of its own, so what it mounts ends with it.
 in_root() { # FOLDER COMMAND...
@@ -75,7 +76,7 @@ make_guest() { # FOLDER
 make_rpm() { # FOLDER
   cp -a --reflink=auto "$base" "$1"
   rm -f "$1/.complete"
-  in_root "$1" sh -c 'apt-get update -q && apt-get install -y -q --no-install-recommends dnf rpm createrepo-c gnupg apt-utils dracut-core pciutils gcc' >&2
+  in_root "$1" sh -c "apt-get update -q && apt-get install -y -q --no-install-recommends $sandbox_packages" >&2
   rm -rf "$1"/var/cache/apt/archives/*.deb
 }
 

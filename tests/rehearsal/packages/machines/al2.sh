@@ -1,0 +1,54 @@
+# Amazon Linux 2: its AMI's files and its mirrors as far as the plan meets them.
+# shellcheck shell=bash disable=SC2034,SC2016,SC1090,SC1091 # sourced: its names are used, or set, by machine.sh
+FAMILY=rpm
+LOGIN_USER=ec2-user
+KERNELS="4.14.336-253.554.amzn2.x86_64 4.14.355-280.652.amzn2.x86_64 4.14.355-281.714.amzn2.x86_64"
+RELEASE_PROVIDES='system-release(releasever) = 2, system-release = 2'
+
+files() {
+  file /etc/os-release <<'TEXT'
+NAME="Amazon Linux"
+VERSION="2"
+ID="amzn"
+ID_LIKE="centos rhel fedora"
+VERSION_ID="2"
+TEXT
+  file /etc/yum.conf <<'TEXT'
+[main]
+cachedir=/var/cache/yum/$basearch/$releasever
+keepcache=0
+debuglevel=2
+logfile=/var/log/yum.log
+exactarch=1
+obsoletes=1
+gpgcheck=1
+plugins=1
+installonly_limit=3
+distroverpkg=system-release
+timeout=5
+retries=7
+TEXT
+  file /etc/yum.repos.d/amzn2-core.repo <<'TEXT'
+[amzn2-core]
+name=Amazon Linux 2 core repository
+mirrorlist=$awsproto://$amazonlinux.$awsregion.$awsdomain/$releasever/$product/$target/$basearch/mirror.list
+priority=10
+gpgcheck=1
+gpgkey=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-amazon-linux-2
+enabled=1
+metadata_expire=300
+mirrorlist_expire=300
+TEXT
+  local pair
+  # awsproto is https on the AMI; the sandbox's mirrors speak http alone.
+  for pair in awsproto=http amazonlinux=amazonlinux awsregion=us-east-1 awsdomain=amazonaws.com product=core target=latest; do
+    echo "${pair#*=}" >"/etc/yum/vars/${pair%%=*}"
+  done
+  cp /srv/pool/keys/ours.asc /etc/pki/rpm-gpg/RPM-GPG-KEY-amazon-linux-2
+}
+
+trees() {
+  local host=amazonlinux.us-east-1.amazonaws.com
+  serve "$host/2/core/latest/x86_64/mirror.list" <<<"http://$host/2/core/2.0/x86_64/9a4f"
+  tree "$host/2/core/2.0/x86_64/9a4f" plan kernel:1 base:1 kernel:2 base:2
+}

@@ -1,0 +1,5 @@
+# RHEL 7.8.
+# shellcheck shell=bash disable=SC2034,SC2016,SC1090,SC1091 # sourced: its names are used, or set, by machine.sh
+MINOR=8
+KERNELS="3.10.0-1127.el7.x86_64 3.10.0-1127.19.1.el7.x86_64 3.10.0-1160.119.1.el7.x86_64"
+. /rehearsal/machines/rhel7.sh

@@ -1,0 +1,7 @@
+# Ubuntu 24.04: its AMI's files and its mirrors as far as the plan meets them.
+# shellcheck shell=bash disable=SC2034,SC2016,SC1090,SC1091 # sourced: its names are used, or set, by machine.sh
+CODENAME=noble
+ID=24.04
+KERNELS="6.8.0-1008-aws 6.8.0-1021-aws 6.8.0-1022-aws"
+KEYRING=/usr/share/keyrings/ubuntu-archive-keyring.gpg
+. /rehearsal/machines/ubuntu.sh
