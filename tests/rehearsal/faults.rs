@@ -176,7 +176,8 @@ fn a_tarball_with_a_bad_signature_gets_no_name() {
     forged.push(0);
     fs::write(folder.join("forged.tar.gz"), &forged).expect("a file can be written");
     fs::copy(folder.join(format!("{name}.sig")), folder.join("forged.tar.gz.sig")).expect("a file can be copied");
-    let sums = std::process::Command::new("sha256sum").arg(folder.join(name)).arg(folder.join("forged.tar.gz")).output();
+    let sums =
+        std::process::Command::new("sha256sum").arg(folder.join(name)).arg(folder.join("forged.tar.gz")).output();
     let sums = String::from_utf8(sums.expect("sha256sum").stdout).expect("text");
     let digests: Vec<&str> = sums.lines().map(|line| &line[..64]).collect();
     let text = fs::read_to_string(&stack).expect("the stack file");
