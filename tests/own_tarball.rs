@@ -77,6 +77,23 @@ fn another_signer_another_digest_or_none_is_refused() {
     }
 }
 
+/// AWS published a digest for a file of this name; this is another file, and its signer is the user's.
+#[test]
+fn a_tarball_of_awss_name_is_not_held_to_awss_digest() {
+    let (folder, name) = (scratch(), "aws-efa-installer-1.47.0.tar.gz");
+    let server = Server::start(move |asked| match asked.path.rsplit('/').next() {
+        Some(file) if file == name => Reply::file(asked, &bytes("efa.tar.gz"), "\"one\""),
+        Some(file) if file.ends_with(".sig") => Reply::new(200, &bytes("good.sig")),
+        _ => Reply::new(200, &bytes("good.asc")),
+    });
+    let download = format!("url = \"https://downloads.example/{name}\", published = \"us\"");
+    let text = format!("[[efa]]\nversion = \"1.47.0\"\ndownload = {{ {download} }}\n{}", signer(&fingerprint("good")));
+    std::fs::write(folder.path().join("stack.toml"), text).expect("a file can be written");
+    let args = ["fetch", "--efa", "1.47.0", "--stack-file", "stack.toml", "--mirror", &server.url];
+    let ran = run_in(folder.path(), &args);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+}
+
 #[test]
 fn what_the_mirror_does_not_have_is_named() {
     let (folder, server) = (scratch(), mirror());

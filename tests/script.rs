@@ -419,13 +419,42 @@ fn the_callers_environment_does_not_reach_what_is_built() {
         vec![step("it", vec![Run::new(["sh", "-c", &show]).into()])],
     )]));
     let mut command = sandbox.command(&[]);
-    for name in ["CXX", "DEBUG", "NVCC_GENCODE", "LD_LIBRARY_PATH", "MAKEFLAGS", "HOME", "https_proxy", "NO_PROXY"] {
+    for name in [
+        "CXX",
+        "DEBUG",
+        "NVCC_GENCODE",
+        "LD_LIBRARY_PATH",
+        "MAKEFLAGS",
+        "HOME",
+        "https_proxy",
+        "NO_PROXY",
+        "SSL_CERT_FILE",
+    ] {
         command.env(name, "the-callers");
     }
+    command.env("BASH_FUNC_sh%%", "() { echo the function of the caller; false; }");
     assert!(command.status().expect("bash starts").success());
     let environment = sandbox.read("env");
     let mut kept: Vec<&str> = environment.lines().filter_map(|line| line.strip_suffix("=the-callers")).collect();
     kept.sort_unstable();
-    assert_eq!(kept, ["HOME", "NO_PROXY", "https_proxy"], "{environment}");
+    assert_eq!(kept, ["HOME", "NO_PROXY", "SSL_CERT_FILE", "https_proxy"], "{environment}");
     assert!(environment.contains("PLAN_SAYS="), "{environment}");
+}
+
+/// git clone exits with 128 whatever went wrong, and clears up before it does.
+#[test]
+fn a_clone_that_fills_the_disk_is_not_the_networks_fault() {
+    let clone = |says: &str| {
+        let sandbox = Sandbox::new();
+        sandbox.program("git", &format!("echo 'fatal: {says}' >&2; exit 128"));
+        let (url, commit) = ("http://127.0.0.1:1/x.git".into(), "0".repeat(40));
+        let (code, said) = sandbox.run_actions(vec![Action::Checkout { url, commit, dir: sandbox.text("tree") }]);
+        assert!(said.contains("FAILED in stage one, step: Do it") && said.contains("  hint: mend it"), "{said}");
+        (code, said)
+    };
+    let (code, said) = clone("write error: No space left on device");
+    assert_eq!(code, Some(6), "{said}");
+    assert!(said.contains("the disk is full"), "{said}");
+    let (code, said) = clone("unable to access: Could not resolve host");
+    assert_eq!(code, Some(5), "{said}");
 }

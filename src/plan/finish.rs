@@ -106,10 +106,15 @@ pub(super) fn check(chosen: &Chosen) -> Stage {
                 "Check that the plugin can be loaded",
                 vec![Action::Assert(Check::LibrariesFound { library })],
             )
-            .why("a plugin that can't be loaded is silent: NCCL falls back to TCP"),
+            .why("a plugin that can't be loaded is silent: NCCL falls back to TCP")
+            .hint("do the stages efa, nccl and plugin again: --from efa"),
         );
         let driver = gpu.resolved.driver.version.clone();
-        steps.push(Step::new("gpus", "Check the GPUs, if there are any", vec![Action::Assert(Check::Gpus { driver })]));
+        steps.push(
+            Step::new("gpus", "Check the GPUs, if there are any", vec![Action::Assert(Check::Gpus { driver })]).hint(
+                "see dmesg for what the nvidia module says; a GPU instance type needs the driver of its generation",
+            ),
+        );
     }
     let fi_info = format!("{EFA_PREFIX}/bin/fi_info");
     steps.push(

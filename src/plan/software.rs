@@ -109,6 +109,11 @@ fn fabric_manager(download: &Download) -> Step {
     .why("without it, and in exactly the driver's version, CUDA fails with error 802 on machines with an NVSwitch")
 }
 
+const REACH: &str =
+    "see whether this machine reaches that host; with --mirror a script takes everything from another one";
+const BUILD: &str =
+    "the compiler's own messages are in the log; see whether this machine reaches the host that the sources come from";
+
 pub(super) fn efa(chosen: &Chosen) -> Stage {
     let version = &chosen.efa_version;
     let archive = src("efa.tar.gz");
@@ -143,7 +148,8 @@ pub(super) fn efa(chosen: &Chosen) -> Stage {
                 Action::Unpack { archive: archive.clone(), dir: dir.clone() },
             ],
         )
-        .why("its digest stands here, and at the top who published it: no key and no keyring is needed on this machine"),
+        .why("its digest stands here, and at the top who published it: no key and no keyring is needed on this machine")
+        .hint(REACH),
         Step::new("install", format!("Run EFA installer {version}"), run)
             .hint("its own messages are in the log; it needs the running kernel's headers and the distribution's package sources"),
         Step::new("tidy", "Remove the installer", vec![Action::Remove { paths: vec![archive, dir] }]),
@@ -177,7 +183,8 @@ pub(super) fn nccl(gpu: &Gpu) -> Stage {
             Action::Remove { paths: vec![dir] },
         ],
     )
-    .why("jobs are bounded by cores and memory, and only the GPUs asked for are built: `make -j` is neither");
+    .why("jobs are bounded by cores and memory, and only the GPUs asked for are built: `make -j` is neither")
+    .hint(BUILD);
     stage("nccl", format!("NCCL {} for {}", nccl.version, gpu.architectures.join(", ")), Then::Continue, vec![step])
 }
 
@@ -214,7 +221,8 @@ pub(super) fn plugin(gpu: &Gpu) -> Stage {
             )
             .why(
                 "AWS's guide gives no prefix: on RPM distributions NCCL then never finds the plugin, runs over TCP and reports success",
-            ),
+            )
+            .hint(BUILD),
         );
     }
     stage("plugin", format!("aws-ofi-nccl {}", plugin.version), Then::Continue, steps)
@@ -243,7 +251,8 @@ pub(super) fn nccl_tests(gpu: &Gpu) -> Stage {
             Action::Assert(Check::Exists { path: Word::literal(format!("{TESTS_PREFIX}/build/all_reduce_perf")) }),
             Action::Remove { paths: vec![dir, format!("{TESTS_PREFIX}/build/*.o")] },
         ],
-    );
+    )
+    .hint(BUILD);
     stage("nccl-tests", format!("nccl-tests {}", tests.version), Then::Continue, vec![step])
 }
 

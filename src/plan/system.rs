@@ -50,16 +50,16 @@ pub(super) fn prepare(chosen: &Chosen) -> Stage {
     }
     let mut actions = vec![package_run(&distribution.packages.refresh).into()];
     actions.extend(install(distribution, &distribution.packages.names.base));
-    steps.push(
-        Step::new("tools", "Install the tools that this script calls", actions)
-            .hint("see whether the package sources answer from this machine"),
-    );
+    steps.push(Step::new("tools", "Install the tools that this script calls", actions).hint(SOURCES));
     stage("prepare", "Prepare the machine", Then::Continue, steps)
 }
 
+const SOURCES: &str = "see whether the package sources answer from this machine, and whether the disk is full";
+
 pub(super) fn update(distribution: &Distribution) -> Stage {
     let step = Step::new("upgrade", "Upgrade every package", vec![package_run(&distribution.packages.upgrade).into()])
-        .why("the reboot that follows is missing in AWS's guide of 2020: without it the headers of the running kernel may be gone");
+        .why("the reboot that follows is missing in AWS's guide of 2020: without it the headers of the running kernel may be gone")
+        .hint(SOURCES);
     stage("update", "Update the system, then reboot into its kernel", Then::Reboot, vec![step])
 }
 
@@ -83,7 +83,7 @@ pub(super) fn kernel(chosen: &Chosen) -> Stage {
             .hint("reboot the machine, then run the script again"),
         Step::new("headers", "Install the running kernel's headers", headers)
             .hint("the package sources no longer have headers for this kernel: update the machine and reboot"),
-        Step::new("compilers", "Install compilers and libraries", tools),
+        Step::new("compilers", "Install compilers and libraries", tools).hint(SOURCES),
     ];
     if chosen.gpu.is_none() {
         return stage("kernel", "Kernel headers and compilers", Then::Continue, steps);
@@ -109,8 +109,10 @@ fn nouveau(distribution: &Distribution) -> Step {
         actions.push(Run::new(&kernel.nouveau_off.apply).into());
     }
     actions.push(Run::new(&kernel.rebuild_initramfs).into());
-    Step::new("nouveau", "Turn nouveau off", actions).why(format!(
-        "AWS's guide overwrites GRUB_CMDLINE_LINUX; here the arguments of {} are added to, never replaced",
-        kernel.boot_loader
-    ))
+    Step::new("nouveau", "Turn nouveau off", actions)
+        .why(format!(
+            "AWS's guide overwrites GRUB_CMDLINE_LINUX; here the arguments of {} are added to, never replaced",
+            kernel.boot_loader
+        ))
+        .hint("the boot loader's own messages are in the log; every kernel in /boot must have room for an initramfs")
 }

@@ -19,9 +19,13 @@
 
 # Bash 4.2 is enough. Every failure ends the script: nothing below is best effort.
 set -Eeuo pipefail
-# A CXX, DEBUG or LD_PRELOAD of the caller's would make other software of the same sources.
+# A CXX, DEBUG, LD_PRELOAD or shell function of the caller's would make other software of the same sources.
+for NAME in $(compgen -A function); do unset -f "$NAME"; done
 for NAME in $(compgen -e); do
-  case $NAME in HOME | TERM | *_proxy | *_PROXY) ;; *) export -n "$NAME" ;; esac
+  case $NAME in
+    HOME | TERM | *_proxy | *_PROXY | CURL_CA_BUNDLE | SSL_CERT_FILE | SSL_CERT_DIR | GIT_SSL_CAINFO) ;;
+    *) export -n "$NAME" ;;
+  esac
 done
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 <%- for variable in environment %>
@@ -74,6 +78,7 @@ die() { # CLASS REASON
     printf '  last lines of %s:\n' "$LOG" >&3 || :
     while IFS= read -r line; do printf '    | %s\n' "$line" >&3 || :; done <<<"$last"
   fi
+  [ -z "$STEP" ] || HINT=${HINT:-"the lines above say what is in its way; $LOG has all of them"}
   [ -z "$HINT" ] || say "  hint: $HINT"
   [ -z "$STAGE" ] || say "  then run it again, it goes on with this step: sudo bash $STATE/install.sh"
   exit "$1"
@@ -302,7 +307,10 @@ clone() { # URL FOLDER
   [ "$status" -eq 0 ] || die "$NETWORK" "git clone failed with status $status"
 }
 
-disk_is_full() { [ "$(stat --file-system --format %a /)" -lt 256 ]; }
+# git removes what it could not finish, so the disk may have room again.
+disk_is_full() {
+  [ "$(stat --file-system --format %a /)" -lt 256 ] || tail -n 8 "$LOG" | grep -q 'No space left on device'
+}
 
 remove() { # GLOB...
   local glob found

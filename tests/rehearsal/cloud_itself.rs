@@ -55,10 +55,17 @@ fn sixteen_guests_at_once_each_with_an_address_and_identity_of_its_own() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn light_hosts_answer_ssh() {
-    let addresses = steer("hosts", &["count=64"]);
-    let addresses: Vec<&str> = addresses.lines().collect();
-    assert_eq!(addresses.len(), 64);
-    for address in [addresses[0], addresses[63]] {
+    let started = steer("hosts", &["count=256"]);
+    let addresses: BTreeSet<String> = started.lines().map(str::to_owned).collect();
+    assert_eq!(addresses.len(), 256);
+    std::fs::write(cloud().join("hosts/list"), &started).expect("a file can be written");
+    let list = cloud().join("hosts/list").display().to_string();
+    wait_for("256 sshd", 60, || {
+        let scan = ran(&mut on_network(&["ssh-keyscan", "-T", "10", "-t", "ed25519", "-f", &list]));
+        let keys = scan.text.lines().filter(|line| line.contains(" ssh-ed25519 ")).count();
+        (keys == 256).then_some(())
+    });
+    for address in [addresses.first(), addresses.last()].into_iter().flatten() {
         let known = format!("-oUserKnownHostsFile={}", cloud().join("hosts/known_hosts").display());
         let key = cloud().join("key").display().to_string();
         let mut command =
@@ -104,11 +111,20 @@ fn faults_stand_in_front_of_the_api() {
     std::fs::write(&rules, text).expect("a file can be written");
     let cache = std::env::var("EFA_GEN_REHEARSAL_TOOLS").expect("tests/rehearsal/run sets it");
     let program = std::path::Path::new(&cache).join("../venv/bin/microburst");
-    let mut proxy = on_network(&[program.as_os_str(), "-c".as_ref(), rules.as_os_str()])
+    /// on_network becomes the command, so this is microburst's own process.
+    struct Ended(std::process::Child);
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let proxy = on_network(&[program.as_os_str(), "-c".as_ref(), rules.as_os_str()])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("microburst starts");
+    let _proxy = Ended(proxy);
     let ask = |form: &str| {
         let form = format!("Version=2016-11-15&Action={form}");
         let sign = "Authorization: AWS4-HMAC-SHA256 Credential=rehearsal/20260101/us-east-1/ec2/aws4_request, \
@@ -131,9 +147,6 @@ fn faults_stand_in_front_of_the_api() {
     let started = Instant::now();
     assert!(ask("DescribeSubnets").text.contains("DescribeSubnetsResponse"));
     assert!(started.elapsed().as_millis() >= 1500, "it came late");
-    // on_network becomes the command, so this is microburst's own process.
-    proxy.kill().expect("it runs");
-    proxy.wait().expect("it ends");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! The script is cut: killed, or the machine loses its power. Started again, it ends where an undisturbed run ends.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::image::{STAGES, image_before, run_stage};
-use crate::machine::{Guest, SCRIPT, assert_same, base_image, beside, full, rendered};
+use crate::machine::{Guest, SCRIPT, assert_same, base_image, beside, full, rendered, wait_for};
 use crate::script;
 
 /// Gives the guest the script and the hook, and makes systemd start the script again after each cut.
@@ -42,54 +43,102 @@ impl Random {
     }
 }
 
+/// The run's seed: given, to repeat a failure, or new.
+fn random() -> Random {
+    let given = std::env::var("EFA_GEN_REHEARSAL_SEED").ok();
+    let seed = given.map_or_else(|| u64::from(std::process::id()), |text| text.parse().expect("a number"));
+    eprintln!("EFA_GEN_REHEARSAL_SEED={seed}");
+    Random(seed)
+}
+
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn at_random_moments() {
-    let seed = std::env::var("EFA_GEN_REHEARSAL_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
-    eprintln!("EFA_GEN_REHEARSAL_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = random();
     let guest = Guest::launch(&base_image(), "");
     guest.give_script(&rendered("script", &[]));
+    // The guest may be rebooting just now.
+    let start = || {
+        wait_for("the script's start", 90, || (guest.root(&format!("bash {SCRIPT} --start")).code == 0).then_some(()));
+    };
+    let mut hits = Vec::new();
     for cut in 0..10 {
-        guest.root(&format!("bash {SCRIPT} --start")).good();
+        start();
         std::thread::sleep(Duration::from_millis(200 + random.below(9000)));
-        if cut % 2 == 0 {
-            // The guest may be rebooting just now.
-            let _ = guest.root("systemctl kill --kill-who=all --signal=KILL efa-gen-install");
-            guest.wait_until_up();
-        } else {
+        let kill = if cut % 2 == 0 { "systemctl kill --kill-who=all --signal=KILL efa-gen-install; " } else { "" };
+        let state = "systemctl is-active efa-gen-install; tail -n 1 /var/log/efa-gen/install.log";
+        let seen = guest.root(&format!("{state}; {kill}true"));
+        if seen.code == 0 && seen.text.starts_with("active") {
+            hits.push(seen.text.lines().last().unwrap_or_default().to_owned());
+        }
+        if cut % 2 == 1 {
             guest.cut_power();
             guest.power_on();
         }
     }
-    guest.root(&format!("bash {SCRIPT} --start")).good();
+    eprintln!("what was cut:\n{}", hits.join("\n"));
+    let moments = hits.iter().collect::<BTreeSet<_>>().len();
+    assert!(
+        hits.len() >= 5 && moments >= 3,
+        "{} of ten cuts hit the script, in {moments} moments: {hits:?}",
+        hits.len()
+    );
+    start();
     guest.wait_until_complete(900);
     assert_same(script::reference(), &guest.listing(false));
 }
 
-/// Each boundary on a guest that knew no cut before, from the image of the stage before it.
+/// A stage, and a boundary in it: "before STAGE.STEP" or "after STAGE.STEP".
+type Boundary = (String, String);
+
+/// Every boundary of the rendered script's steps.
+fn boundaries() -> Vec<Boundary> {
+    let script = std::fs::read_to_string(rendered("script", &[]).join("install.sh")).expect("the script");
+    let steps = script.lines().filter_map(|line| line.strip_prefix("  step ")?.split(' ').next());
+    let installed = steps.filter(|step| !step.starts_with("seal."));
+    let both = |step: &str| {
+        ["before", "after"].map(|side| (step.split('.').next().unwrap_or("").into(), format!("{side} {step}")))
+    };
+    installed.flat_map(both).collect()
+}
+
+/// Cuts one guest that knew no cut before, from the image of the stage before; then the stage is done again, to the files
+/// that it leaves undisturbed.
+fn cut_alone((stage, boundary): &Boundary, expected: &[String]) {
+    let guest = Guest::launch(&image_before(stage), "");
+    prepare(&guest, &format!("cut {boundary}"));
+    guest.root(&format!("BASH_ENV=/root/hook.sh bash {SCRIPT} --stage {stage}"));
+    guest.wait_until_up();
+    assert_eq!(guest.root("cat /root/cuts").good().trim_end(), boundary);
+    guest.root(&format!("test ! -e /var/lib/efa-gen/done/{stage}")).good();
+    run_stage(&guest, stage);
+    assert_same(expected, &guest.listing(false));
+}
+
+fn undisturbed(stage: &str) -> Vec<String> {
+    let guest = Guest::launch(&image_before(stage), "");
+    guest.give_script(&rendered("script", &[]));
+    run_stage(&guest, stage);
+    guest.listing(false)
+}
+
+/// All boundaries with `tests/rehearsal/run --full`, else four of them.
 #[test]
-#[ignore = "needs root and the rehearsal cloud, and takes long: tests/rehearsal/run --full"]
-fn at_each_step_boundary_alone() {
-    if !full() {
-        eprintln!("left out: each boundary on a guest of its own, which tests/rehearsal/run --full does");
-        return;
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn at_a_step_boundary_alone() {
+    let mut chosen = boundaries();
+    assert_eq!(chosen.iter().map(|(stage, _)| stage).collect::<BTreeSet<_>>().len(), STAGES.len(), "{chosen:?}");
+    let mut random = random();
+    while !full() && chosen.len() > 4 {
+        let one = usize::try_from(random.below(chosen.len() as u64)).expect("small");
+        chosen.swap_remove(one);
     }
-    for stage in STAGES {
-        let image = image_before(stage);
-        let undisturbed = Guest::launch(&image, "");
-        run_stage(&undisturbed, stage);
-        let expected = undisturbed.listing(false);
-        let steps = undisturbed.root(&format!("sed -n 's/^  step \\({stage}\\.[a-z-]*\\) .*/\\1/p' {SCRIPT}")).good();
-        assert!(!steps.is_empty(), "stage {stage} has steps");
-        for boundary in steps.lines().flat_map(|step| [format!("before {step}"), format!("after {step}")]) {
-            let guest = Guest::launch(&image, "");
-            prepare(&guest, &format!("cut {boundary}"));
-            guest.root(&format!("BASH_ENV=/root/hook.sh bash {SCRIPT} --stage {stage}"));
-            assert_eq!(guest.root("cat /root/cuts").good().trim_end(), boundary);
-            run_stage(&guest, stage);
-            assert_same(&expected, &guest.listing(false));
+    let stages: BTreeSet<&String> = chosen.iter().map(|(stage, _)| stage).collect();
+    let expected: BTreeMap<&String, Vec<String>> =
+        stages.into_iter().map(|stage| (stage, undisturbed(stage))).collect();
+    std::thread::scope(|scope| {
+        for some in chosen.chunks(chosen.len().div_ceil(2)) {
+            scope.spawn(|| some.iter().for_each(|boundary| cut_alone(boundary, &expected[&boundary.0])));
         }
-    }
+    });
 }

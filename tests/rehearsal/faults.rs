@@ -18,7 +18,8 @@ fn stage(guest: &Guest, name: &str) -> Ran {
 /// A stage fails as expected; with the fault mended it succeeds. Nothing of it was marked done or complete.
 #[track_caller]
 fn fails_then_goes_on(guest: &Guest, name: &str, code: i32, words: &[&str], mend: impl FnOnce(&Guest)) {
-    let said = stage(guest, name).failed(code, &["FAILED in stage", "then run it again, it goes on with this step"]);
+    let said = stage(guest, name)
+        .failed(code, &["FAILED in stage", "\n  hint: ", "then run it again, it goes on with this step"]);
     for word in words {
         assert!(said.contains(word), "does not say {word:?}:\n{said}");
     }
@@ -28,12 +29,12 @@ fn fails_then_goes_on(guest: &Guest, name: &str, code: i32, words: &[&str], mend
     guest.root(&format!("test -e /var/lib/efa-gen/done/{name}")).good();
 }
 
-/// The disk fills up while a step is at work; with space again, the same stage succeeds.
-fn disk_full(name: &str, step: &str, title: &str) {
+/// The disk fills up while a step is at work, before a command that begins so; with space again, the same stage succeeds.
+fn disk_full(name: &str, step: &str, command: &str, title: &str) {
     let guest = Guest::launch(&image_before(name), "");
     guest.give_script(&rendered("script", &[]));
     guest.write("/root/hook.sh", "0644", &fs::read(beside("hook.sh")).expect("the hook"));
-    guest.write("/root/hook", "0644", format!("pause {name}.{step}").as_bytes());
+    guest.write("/root/hook", "0644", format!("pause {}_{step} {command}", name.replace('-', "_")).as_bytes());
     let said = std::thread::scope(|scope| {
         let run = scope.spawn(|| guest.root(&format!("BASH_ENV=/root/hook.sh bash {SCRIPT} --stage {name}")));
         wait_for("the step", 120, || (guest.root("test -e /run/paused").code == 0).then_some(()));
@@ -41,9 +42,10 @@ fn disk_full(name: &str, step: &str, title: &str) {
         guest.root("touch /run/go-on").good();
         run.join().expect("it is run")
     });
-    assert!([6, 9].contains(&said.code), "{name}.{step}: {}", said.text);
+    assert_eq!(said.code, 6, "{name}.{step}: {}", said.text);
     assert!(said.text.contains(&format!("FAILED in stage {name}, step: {title}")), "{}", said.text);
-    let cause = ["No space left on device", "the disk is full", "is the disk full?", "MiB free, this stage needs"];
+    assert!(said.text.contains("\n  hint: "), "{}", said.text);
+    let cause = ["No space left on device", "the disk is full", "is the disk full?"];
     assert!(cause.iter().any(|words| said.text.contains(words)), "{name}.{step}: {}", said.text);
     guest.root(&format!("test ! -e /var/lib/efa-gen/done/{name}.{step} && test ! -e /var/lib/efa-gen/complete")).good();
     steer("leave-free", &[&format!("address={}", guest.address), "mib=40000"]);
@@ -53,20 +55,34 @@ fn disk_full(name: &str, step: &str, title: &str) {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn the_disk_is_full_in_the_distributions_stages() {
-    disk_full("prepare", "tools", "Install the tools that this script calls");
-    disk_full("update", "upgrade", "Upgrade every package");
-    disk_full("kernel", "compilers", "Install compilers and libraries");
-    disk_full("environment", "memlock", "Let every session lock memory");
+    disk_full("prepare", "tools", "package", "Install the tools that this script calls");
+    disk_full("update", "upgrade", "package", "Upgrade every package");
+    disk_full("kernel", "compilers", "package", "Install compilers and libraries");
+    disk_full("environment", "memlock", "write_file", "Let every session lock memory");
 }
 
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn the_disk_is_full_in_the_softwares_stages() {
-    disk_full("driver", "driver", "Install NVIDIA driver 580.159.04");
-    disk_full("efa", "fetch", "Download the installer and check its digest");
-    disk_full("nccl", "build", "Check out the pinned commit, build, install");
-    disk_full("plugin", "build", "Check out the pinned commit, build, install");
-    disk_full("nccl-tests", "build", "Check out the pinned commit, build");
+    disk_full("driver", "driver", "run", "Install NVIDIA driver 580.159.04");
+    disk_full("efa", "install", "in_folder", "Run EFA installer 1.50.0");
+    disk_full("nccl", "build", "checkout", "Check out the pinned commit, build, install");
+    disk_full("plugin", "build", "run", "Check out the pinned commit, build, install");
+    disk_full("nccl-tests", "build", "checkout", "Check out the pinned commit, build");
+}
+
+/// Before it begins, where a stage knows what it needs.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn a_stage_that_needs_more_than_the_disk_has_does_not_begin() {
+    let guest = Guest::launch(&image_before("nccl"), "");
+    guest.give_script(&rendered("script", &[]));
+    let at = format!("address={}", guest.address);
+    steer("leave-free", &[&at, "mib=6000"]);
+    let words = ["step: Check out the pinned commit", "MiB free, this stage needs 6144 MiB"];
+    fails_then_goes_on(&guest, "nccl", 9, &words, |_| {
+        steer("leave-free", &[&at, "mib=40000"]);
+    });
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -48,6 +49,7 @@ impl Packer {
 
 /// What one build leaves: an AMI with the plan's tags on it and on its snapshot, a manifest that names it, and nothing else.
 fn whole_build(packer: &Packer, name: &str) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (folder, ran) = packer.build(name, &["-var", "ssh_cidrs=[\"10.78.0.1/32\"]"]);
     let said = ran.good();
     assert_eq!(said.matches("        rebooting").count(), 3, "three reboots:\n{said}");
@@ -65,7 +67,7 @@ fn whole_build(packer: &Packer, name: &str) {
     let snapshot = text(&found["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]);
     let snapshots = ec2("describe_snapshots", &json!({"SnapshotIds": [snapshot]}));
     assert_eq!(tag(&snapshots["Snapshots"][0], "efa-gen:plan"), plan);
-    nothing_is_left(&text(&manifest["builds"][0]["packer_run_uuid"]), &plan);
+    assert_eq!(leftovers(), Vec::<String>::new());
 
     let guest = Guest::launch(&image, "");
     let said = guest.root("bash /var/lib/efa-gen/install.sh").good();
@@ -79,20 +81,31 @@ fn tag(resource: &Value, key: &str) -> String {
     text(&tags.iter().find(|tag| tag["Key"] == key).unwrap_or_else(|| panic!("no tag {key}: {tags:?}"))["Value"])
 }
 
-/// Packer's key pair, security group and builder are gone.
-fn nothing_is_left(run: &str, plan: &str) {
-    let uuid = format!("packer_{run}");
-    let keys = ec2("describe_key_pairs", &json!({}));
-    let names: Vec<_> = keys["KeyPairs"].as_array().expect("a list").iter().map(|key| text(&key["KeyName"])).collect();
-    assert!(!names.contains(&uuid), "{names:?}");
-    let groups = ec2("describe_security_groups", &json!({}));
-    let left =
-        groups["SecurityGroups"].as_array().expect("a list").iter().filter(|group| text(&group["GroupName"]) == uuid);
-    assert_eq!(left.count(), 0);
-    let filters =
-        json!([{"Name": "tag:efa-gen:plan", "Values": [plan]}, {"Name": "instance-state-name", "Values": ["running"]}]);
-    let running = ec2("describe_instances", &json!({"Filters": filters}));
-    assert_eq!(running["Reservations"], json!([]));
+/// One build at a time, so that what is left is of that build.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// What Packer made for a build and did not remove: its key pairs, security groups and builders.
+fn leftovers() -> Vec<String> {
+    let list = |answer: &Value, of: &str| answer[of].as_array().cloned().expect("a list");
+    let mut left: Vec<String> = list(&ec2("describe_key_pairs", &json!({})), "KeyPairs")
+        .iter()
+        .map(|key| text(&key["KeyName"]))
+        .chain(
+            list(&ec2("describe_security_groups", &json!({})), "SecurityGroups")
+                .iter()
+                .map(|group| text(&group["GroupName"])),
+        )
+        .filter(|name| name.starts_with("packer_"))
+        .collect();
+    let built = json!({"Filters": [{"Name": "tag-key", "Values": ["efa-gen:plan"]}]});
+    for reservation in list(&ec2("describe_instances", &built), "Reservations") {
+        for instance in list(&reservation, "Instances") {
+            if instance["State"]["Name"] != "terminated" {
+                left.push(format!("{} {}", text(&instance["InstanceId"]), text(&instance["State"]["Name"])));
+            }
+        }
+    }
+    left
 }
 
 #[test]
@@ -110,6 +123,7 @@ fn a_whole_build_with_todays_packer() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn a_script_that_is_not_the_rendered_one_ends_the_build() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let packer = debians();
     let folder = rendered("packer-other", &["--packer", packer.grammar]);
     let script = fs::read_to_string(folder.join("install.sh")).expect("the script");
@@ -117,6 +131,11 @@ fn a_script_that_is_not_the_rendered_one_ends_the_build() {
     let ran = ran(&mut packer.at(&folder, &["build", "-var", "ssh_cidrs=[\"10.78.0.1/32\"]", "."]));
     ran.failed(1, &["install.sh: FAILED", "Script exited with non-zero exit status"]);
     assert!(!folder.join("manifest.json").exists());
+    assert_eq!(leftovers(), Vec::<String>::new());
+    // The list would tell.
+    ec2("create_key_pair", &json!({"KeyName": "packer_planted"}));
+    assert_eq!(leftovers(), ["packer_planted"]);
+    ec2("delete_key_pair", &json!({"KeyName": "packer_planted"}));
 }
 
 #[test]

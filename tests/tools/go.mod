@@ -3,7 +3,7 @@ module efa-gen/tests/tools
 go 1.26.3
 
 // Packer and its Amazon plugin, of today. Built here because the rendered files are judged by them:
-// see ../rehearsal/README.md. Both need HashiCorp's patched go-cty, as their own go.mod files say.
+// see ../rehearsal/packer.rs. Both need HashiCorp's patched go-cty, as their own go.mod files say.
 tool (
 	github.com/hashicorp/packer
 	github.com/hashicorp/packer-plugin-amazon
