@@ -12,6 +12,7 @@ Needs root, Debian's systemd-container, mmdebstrap, iproute2, openssl and openss
 network to fetch from. It makes mounts, network namespaces and processes only below namespaces of its own, so ending its
 one process ends them all."""
 
+import glob
 import json
 import os
 import shutil
@@ -66,13 +67,13 @@ def up(folder):
     with open(f"{folder}/pid", "w", encoding="ascii") as file:
         file.write(str(process.pid))
     for _ in range(600):
-        if os.path.exists(f"{folder}/ready"):
+        if os.path.exists(f"{folder}/ready") or process.poll() is not None:
             break
-        if process.poll() is not None:
-            fail("it did not start:\n" + read(f"{folder}/log"))
         time.sleep(0.1)
-    else:
-        fail("it did not start within a minute, see " + f"{folder}/log")
+    if not os.path.exists(f"{folder}/ready"):
+        log = read(f"{folder}/log")
+        down(folder)
+        fail("it did not start:\n" + log)
     ec2(folder, "import_key_pair", json.dumps({"KeyName": "rehearsal", "PublicKeyMaterial": read(f"{folder}/key.pub")}))
 
 
@@ -100,56 +101,68 @@ def make_certificates(folder):
          "-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in names)], **quiet)
 
 
-def daemon_of(folder):
-    """Process id, on this machine, of the cloud's one process."""
+def process_of(folder):
+    """Process id of the cloud's outermost process, or None. A number that another process has by now is not it."""
     try:
         pid = int(read(f"{folder}/pid"))
-        return pid, int(read(f"/proc/{pid}/task/{pid}/children").split()[0])
-    except (FileNotFoundError, IndexError):
+        command = read(f"/proc/{pid}/cmdline").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return pid if folder in command and any(word.endswith("cloud/daemon.py") for word in command) else None
+
+
+def children_of(pid):
+    try:
+        return [int(child) for child in read(f"/proc/{pid}/task/{pid}/children").split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def daemon_of(folder):
+    """Process id, on this machine, of the cloud's one process."""
+    pid = process_of(folder)
+    children = children_of(pid) if pid else []
+    if not children:
         fail(f"no cloud runs in {folder}")
+    return children[0]
 
 
 def down(folder):
     if not os.path.isdir(folder):
         fail(f"no cloud runs in {folder}")
-    pid = int(read(f"{folder}/pid"))
-    if os.path.exists(f"/proc/{pid}/task/{pid}/children"):
-        children = read(f"/proc/{pid}/task/{pid}/children").split()
-        for child in children:
-            os.kill(int(child), signal.SIGTERM)
-        for _ in range(300):
-            if not running(pid):
-                break
-            time.sleep(0.1)
-        else:
-            os.kill(pid, signal.SIGKILL)
+    pid = process_of(folder)
+    for child in children_of(pid) if pid else []:
+        os.kill(child, signal.SIGTERM)
+    for _ in range(600):
+        if not process_of(folder):
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(pid, signal.SIGKILL)
+    # Control groups are the one thing that the end of the process does not end.
+    for instance in os.listdir(f"{folder}/guests") if os.path.isdir(f"{folder}/guests") else []:
+        for group in glob.glob(f"/sys/fs/cgroup/efa-gen-rehearsal-{instance}") + glob.glob(
+                f"/sys/fs/cgroup/*/efa-gen-rehearsal-{instance}"):
+            for below, _, _ in os.walk(group, topdown=False):
+                os.rmdir(below)
     shutil.rmtree(folder)
 
 
-def running(pid):
-    """Whether it lives; a process that has ended and is only waited for does not."""
-    try:
-        return read(f"/proc/{pid}/stat").rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def environment(folder):
+    """The caller's, without what leads elsewhere, and with what leads to this cloud."""
+    own = {name: value for name, value in os.environ.items()
+           if not name.upper().endswith("_PROXY") and not name.startswith("AWS_")}
+    return {
+        **own, "AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": "rehearsal", "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CA_BUNDLE": f"{folder}/ca.crt", "SSL_CERT_FILE": f"{folder}/ca.crt",
+    }
 
 
 def run(folder, *command):
-    _, daemon = daemon_of(folder)
     # Names are resolved by the cloud's name server, in a mount namespace of this command alone.
     inner = 'mount --bind "$0/resolv.conf" /etc/resolv.conf && exec "$@"'
-    environment = {
-        **os.environ,
-        "AWS_ACCESS_KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID", "rehearsal"),
-        "AWS_SECRET_ACCESS_KEY": os.environ.get("AWS_SECRET_ACCESS_KEY", "rehearsal"),
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CA_BUNDLE": f"{folder}/ca.crt",
-        "SSL_CERT_FILE": f"{folder}/ca.crt",
-    }
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        environment.pop(name, None)
-    os.execvpe("nsenter", ["nsenter", f"--net=/proc/{daemon}/ns/net", "unshare", "--mount", "sh", "-c", inner, folder, *command],
-               environment)
+    enter = ["nsenter", f"--net=/proc/{daemon_of(folder)}/ns/net", "unshare", "--mount", "sh", "-c", inner, folder]
+    os.execvpe("nsenter", [*enter, *command], environment(folder))
 
 
 CALL = """
@@ -167,9 +180,8 @@ print(json.dumps(answer, default=lambda value: value.decode() if isinstance(valu
 
 
 def ec2(folder, call, arguments="{}"):
-    _, daemon = daemon_of(folder)
-    done = subprocess.run(["nsenter", f"--net=/proc/{daemon}/ns/net", PYTHON, "-c", CALL, call, arguments], check=False,
-                          env={**os.environ, "AWS_EC2_METADATA_DISABLED": "true"}, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(["nsenter", f"--net=/proc/{daemon_of(folder)}/ns/net", PYTHON, "-c", CALL, call, arguments],
+                          check=False, env=environment(folder), stdout=subprocess.PIPE, text=True)
     if sys.argv[1] == "ec2":
         print(done.stdout, end="")
     if done.returncode != 0:
@@ -177,10 +189,9 @@ def ec2(folder, call, arguments="{}"):
 
 
 def steer(folder, verb, *values):
-    _, daemon = daemon_of(folder)
     url = f"http://10.78.0.1/{verb}?" + "&".join(values)
-    os.execvp("nsenter", ["nsenter", f"--net=/proc/{daemon}/ns/net", "curl", "--silent", "--show-error", "--fail-with-body",
-                          "--header", "Host: steer.rehearsal.test", url])
+    os.execvpe("nsenter", ["nsenter", f"--net=/proc/{daemon_of(folder)}/ns/net", "curl", "--silent", "--show-error",
+                           "--fail-with-body", "--header", "Host: steer.rehearsal.test", url], environment(folder))
 
 
 def read(path):

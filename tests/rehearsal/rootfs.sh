@@ -4,9 +4,9 @@
 #   tests/rehearsal/rootfs.sh          the guests' root file system
 #   tests/rehearsal/rootfs.sh rpm      the layer with dnf, rpm and what the package sandbox needs besides
 #
-# Owns what a guest is made of before cloud-init sees it. What is a stand-in there, because a container has neither a
-# kernel nor a disk of its own, is in folder stand-ins beside this script. Cached in $EFA_GEN_REHEARSAL_CACHE, by
-# default ~/.cache/efa-gen-rehearsal, under the digest of everything it is made from.
+# Owns what a guest is made of before cloud-init sees it; must not know the cloud it boots in. What is a stand-in there,
+# because a container has neither a kernel nor a disk of its own, is in folder stand-ins beside this script. Cached in
+# $EFA_GEN_REHEARSAL_CACHE, by default ~/.cache/efa-gen-rehearsal, under the digest of everything it is made from.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 kind=${1:-guest}
@@ -16,14 +16,20 @@ cache=${EFA_GEN_REHEARSAL_CACHE:-${HOME:-/root}/.cache/efa-gen-rehearsal}
 # On Debian's kernel image as on the AMI; on main alone, so that the update stage has something to do.
 packages=systemd-sysv,dbus,udev,cloud-init,openssh-server,sudo,iproute2,procps,ca-certificates,python3,curl,kmod
 packages+=,initramfs-tools,grub2-common,grub-common,linux-image-cloud-amd64
-
-# The archive's packages are fetched once; a changed stand-in costs a copy.
-digest() { sha256sum | cut -c 1-12; }
-key=$(cd "$here" && { echo "$packages"; LC_ALL=C find rootfs.sh stand-ins -type f | LC_ALL=C sort | xargs cat; } | digest)
-base=$cache/debian12-$(echo "$packages" | digest)
-rootfs=$cache/guest-$key
 sandbox_packages="dnf rpm createrepo-c gnupg apt-utils dracut-core pciutils gcc"
-rpm=$cache/rpm-$(echo "$packages $sandbox_packages" | digest)
+
+# What this machine's apt is told about dates, proxies and certificates holds while a root file system is built.
+settings=$(apt-config dump | grep -E '^Acquire::(Check-Valid-Until|Check-Date|http|https)[: ]' || :)
+# Of that, dates alone hold in a guest: its archive is the cloud's, which it reaches without this machine's proxies.
+guest_settings=$(echo "$settings" | grep -E '^Acquire::Check-' || :)
+
+# The base costs a bootstrap, so a changed stand-in that is not in it costs only a copy.
+digest() { # FILE...
+  (cd "$here" && { echo "$settings"; sha256sum rootfs.sh "$@"; }) | sha256sum | cut -c 1-12
+}
+base=$cache/debian12-$(digest stand-ins/debian.sources)
+rootfs=$cache/guest-$(digest stand-ins/*)
+rpm=$cache/rpm-$(digest stand-ins/debian.sources)
 
 # Runs in a mount namespace of its own, so what it mounts ends with it.
 in_root() { # FOLDER COMMAND...
@@ -33,19 +39,15 @@ in_root() { # FOLDER COMMAND...
     exec chroot "$0" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C "$@"' "$@"
 }
 
-# What this machine's apt is told about dates, proxies and certificates holds for its guests too.
-host_apt_settings() {
-  apt-config dump | grep -E '^(Acquire::(Check-Valid-Until|Check-Date|http|https)[: ])' || :
-}
-
 make_base() { # FOLDER
+  echo "$settings" >"$1.apt"
   mmdebstrap --quiet --variant=minbase --mode=root --aptopt='Acquire::Languages "none"' \
-    --aptopt='Acquire::Check-Valid-Until "false"' \
+    --aptopt='Acquire::Check-Valid-Until "false"' --aptopt="$1.apt" \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' --include="$packages" \
     bookworm "$1" 'deb http://deb.debian.org/debian bookworm main' >&2
-  rm -f "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/etc/apt/sources.list
-  host_apt_settings >"$1/etc/apt/apt.conf.d/99rehearsal"
+  rm -f "$1.apt" "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/etc/apt/sources.list
+  echo "$guest_settings" >"$1/etc/apt/apt.conf.d/99rehearsal"
   install -m 0644 "$here/stand-ins/debian.sources" "$1/etc/apt/sources.list.d/debian.sources"
   : >"$1/etc/fstab"
   : >"$1/etc/machine-id"
@@ -76,21 +78,28 @@ make_guest() { # FOLDER
 make_rpm() { # FOLDER
   cp -a --reflink=auto "$base" "$1"
   rm -f "$1/.complete"
+  echo "$settings" >"$1/etc/apt/apt.conf.d/98building"
   in_root "$1" sh -c "apt-get update -q && apt-get install -y -q --no-install-recommends $sandbox_packages" >&2
-  rm -rf "$1"/var/cache/apt/archives/*.deb
+  rm -rf "$1/etc/apt/apt.conf.d/98building" "$1"/var/cache/apt/archives/*.deb
 }
 
 once() { # FOLDER FUNCTION
-  [ ! -e "$1/.complete" ] || return 0
+  local name=${1##*/}
+  if [ -e "$1/.complete" ]; then
+    touch "$1" # For the line that removes what nobody asks for.
+    return
+  fi
   command -v mmdebstrap >/dev/null || { echo "rootfs.sh: mmdebstrap is missing: apt-get install mmdebstrap" >&2; exit 1; }
-  mkdir -p "$cache"
   rm -rf "$1.new" "$1"
   "$2" "$1.new"
   : >"$1.new/.complete"
   mv "$1.new" "$1"
+  # Others of its kind are from before a change. One that was asked for today may be what a cloud stands on.
+  find "$cache" -mindepth 1 -maxdepth 1 -name "${name%%-*}-*" ! -name "$name" -mmin +1440 -exec rm -rf {} +
 }
 
-exec 9>"/tmp/.efa-gen-rehearsal-rootfs.lock"
+mkdir -p "$cache"
+exec 9>"$cache/rootfs.lock"
 flock 9
 once "$base" make_base
 case $kind in

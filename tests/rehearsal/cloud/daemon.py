@@ -57,7 +57,7 @@ def main():
     while not ended.wait(1):
         pass
     light.stop()
-    guests.remove_all()
+    sys.exit(0 if guests.remove_all() else 1)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import threading
 import time
+import traceback
 
 import imds
 import network
@@ -37,7 +38,9 @@ class Guest:
         self.namespace = None
         self.metadata = None
         self.process = None
-        self.removed = False
+        # Whether it is to run; a life that finds otherwise ends before its next boot.
+        self.wanted = False
+        self.alive = False
         self.changing = threading.RLock()
 
     def path(self, name):
@@ -82,6 +85,11 @@ class Guests:
             with open(guest.path("console"), "ab") as console:
                 console.write(b"rehearsal: this image has no root file system here, so nothing boots\n")
             return
+        with guest.changing:
+            guest.wanted = True
+            if guest.alive:
+                return
+            guest.alive = True
         threading.Thread(target=self._live, args=(instance, guest), daemon=True).start()
 
     def reboot(self, instance):
@@ -93,22 +101,28 @@ class Guests:
         """Asks systemd to power off; with force the power goes at once."""
         guest = self.guests[instance]
         with guest.changing:
-            if guest.process and guest.process.poll() is None:
-                if force:
-                    self._cut_power(guest)
-                else:
-                    guest.process.terminate()
-                    threading.Timer(60, self._cut_power, (guest, guest.process)).start()
+            guest.wanted = False
+            if not guest.alive:
+                threading.Thread(target=self.on_stopped, args=(instance,), daemon=True).start()
                 return
-        threading.Thread(target=self.on_stopped, args=(instance,), daemon=True).start()
+            process = guest.process
+        if force:
+            threading.Thread(target=cut_power, args=(process,), daemon=True).start()
+            return
+        if process and process.poll() is None:
+            process.terminate()
+        timer = threading.Timer(60, cut_power, (process,))
+        timer.daemon = True
+        timer.start()
 
     def remove(self, instance):
         guest = self.guests.pop(instance)
         with guest.changing:
-            guest.removed = True
-            self._cut_power(guest)
-        if guest.process:
-            guest.process.wait()
+            guest.wanted = False
+            process = guest.process
+        cut_power(process)
+        if not wait_for(lambda: not guest.alive, 30):
+            raise RuntimeError(f"{instance} does not end")
         if guest.metadata:
             guest.metadata.shutdown()
             guest.metadata.server_close()
@@ -156,21 +170,33 @@ class Guests:
         subprocess.run(["mount", "-o", f"remount,size={size}", guest.path("disk")], check=True)
 
     def remove_all(self):
+        """Removes every guest; returns whether each could be. One that can't keeps none of the others."""
+        good = True
         for instance in list(self.guests):
-            self.remove(instance)
+            try:
+                self.remove(instance)
+            except Exception:
+                traceback.print_exc()
+                good = False
+        return good
 
     def _live(self, instance, guest):
-        """One life: boots again after each reboot until the guest is down."""
+        """One life: boots again after each reboot until the guest is down, or is no longer wanted."""
         status = REBOOTED
-        while status == REBOOTED:
-            with guest.changing:
-                if guest.removed:
-                    return
-                self._mount(guest)
-                self._write_kernel(guest)
-                guest.process = self._start(instance, guest)
-            status = guest.process.wait()
-        if not guest.removed:
+        try:
+            while status == REBOOTED:
+                with guest.changing:
+                    if not guest.wanted:
+                        break
+                    self._mount(guest)
+                    self._write_kernel(guest)
+                    guest.process = self._start(instance, guest)
+                status = guest.process.wait()
+        except Exception:
+            traceback.print_exc()
+        with guest.changing:
+            guest.alive = False
+        if instance in self.guests:
             self.on_stopped(instance)
 
     def _start(self, instance, guest):
@@ -210,20 +236,31 @@ class Guests:
         with open(guest.path("kernel"), "w", encoding="ascii") as file:
             file.write((newest.stdout.split() or ["none"])[-1] + "\n")
 
-    def _cut_power(self, guest, process=None):
-        """Ends the guest's PID 1, and with it all in the guest at once; systemd-nspawn then ends by itself. With a
-        process, only if the guest still runs as this one."""
-        if guest.process and guest.process.poll() is None and process in (None, guest.process):
-            leader = self._leader(guest)
-            os.kill(leader, signal.SIGKILL) if leader else guest.process.kill()
-
     def _leader(self, guest):
         process = guest.process
-        if not process or process.poll() is not None:
-            return None
+        children = children_of(process) if process and process.poll() is None else []
+        return children[0] if children else None
+
+
+def children_of(process):
+    """The children of systemd-nspawn: the guest's PID 1, and for a moment the helper that makes it."""
+    try:
         with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as file:
-            children = file.read().split()
-        return int(children[0]) if children else None
+            return [int(child) for child in file.read().split()]
+    except FileNotFoundError:
+        return []
+
+
+def cut_power(process):
+    """Ends the guest's PID 1, and with it all in the guest at once; systemd-nspawn then ends by itself. Again until it
+    has: between two of its steps there may be nobody to end."""
+    while process and process.poll() is None:
+        for child in children_of(process) or [process.pid]:
+            try:
+                os.kill(child, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.2)
 
 
 def add_disk(path):

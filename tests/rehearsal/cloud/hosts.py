@@ -2,6 +2,7 @@
 machines that only answer SSH. Knows nothing of guests: nothing boots here."""
 
 import os
+import stat
 import subprocess
 
 import network
@@ -60,10 +61,12 @@ class Hosts:
             os.makedirs(os.path.join(self.folder, name))
         options = f"lowerdir={self.rootfs},upperdir={self.folder}/upper,workdir={self.folder}/work"
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, root], check=True)
-        for kind, place in (("proc", "proc"), ("devtmpfs", "dev")):
-            done = subprocess.run(["mount", "-t", kind, kind, f"{root}/{place}"], check=False)
-            if done.returncode != 0:
-                subprocess.run(["mount", "--rbind", f"/{place}", f"{root}/{place}"], check=True)
+        subprocess.run(["mount", "-t", "proc", "proc", f"{root}/proc"], check=True)
+        # Devices of its own: the kernel's devtmpfs would be the host's.
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", f"{root}/dev"], check=True)
+        for name, minor in (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)):
+            os.mknod(f"{root}/dev/{name}", 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+            os.chmod(f"{root}/dev/{name}", 0o666)
         os.makedirs(f"{root}/run/sshd", exist_ok=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{root}/etc/ssh/rehearsal_host"], check=True)
         with open(f"{root}/etc/ssh/rehearsal_host.pub", encoding="ascii") as key, \

@@ -87,11 +87,11 @@ class Sites:
 
     def artifact(self, request):
         """A file of the mirror, `HOST/PATH`, resumable; unless the guest that asks is to see it fail."""
-        path = safe(self.mirror, request.path)
+        path = file_of(safe(self.mirror, request.path))
         fault = self.faults.get(request.remote_addr, "none")
         if fault == "down":
             return Response("the mirror is down for this guest\n", 503)
-        if fault == "none" or not os.path.isfile(path):
+        if fault == "none":
             return send_file(path, request.environ, mimetype="application/octet-stream", conditional=True, max_age=0)
         size = os.path.getsize(path)
         if fault == "wrong":
@@ -111,3 +111,10 @@ def safe(folder, path):
     if not found.startswith(folder + os.sep) or os.path.isdir(found):
         raise NotFound(path)
     return found
+
+
+def file_of(path):
+    """The path of a file that is there."""
+    if not os.path.isfile(path):
+        raise NotFound(path)
+    return path

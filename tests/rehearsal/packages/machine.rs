@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::{LazyLock, Mutex};
 
 use efa_gen::catalog::distribution::Distribution;
+use efa_gen::error::{Class, Error};
 use efa_gen::plan::{self, Action, Check, Plan, Request, Run};
 use efa_gen::render::{self, Format};
 
@@ -146,11 +147,21 @@ pub fn plans(id: &str) -> Vec<Plan> {
     for stack in stacks {
         for no_gpu in [false, true] {
             let request = Request { distribution: id.into(), stack: Some(stack.into()), no_gpu, ..Request::default() };
-            // Stacks of other distributions are refused.
-            plans.extend(plan::plan(&catalog, &request));
+            match plan::plan(&catalog, &request) {
+                Ok(plan) => plans.push(plan),
+                Err(error) if is_of_another_distribution(&error) => {}
+                Err(error) => panic!("{id}, stack {stack}, no_gpu {no_gpu}: {error}"),
+            }
         }
     }
     plans
+}
+
+/// Whether a stack was refused because this distribution is too old or too new for its EFA installer.
+fn is_of_another_distribution(error: &Error) -> bool {
+    let message = error.to_string();
+    let words = message.starts_with("EFA installer ") && message.contains(" does not support ");
+    error.class() == Class::Plan && words && (message.ends_with(" yet") || message.ends_with(" any more"))
 }
 
 /// Every action of a plan's stages, with its step as STAGE.STEP.

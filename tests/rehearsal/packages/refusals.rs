@@ -6,7 +6,7 @@ use std::process::Command;
 use efa_gen::plan::STATE_DIR;
 use efa_gen::render::{self, Format};
 
-use crate::machine::{Machine, plans};
+use crate::machine::{Machine, Ran, plans};
 
 /// A fault at the mirrors, and what the script must say of it in its step "Install the tools that this script calls".
 struct Fault {
@@ -20,8 +20,9 @@ const FAILED: i32 = 6;
 const ASSERTION: i32 = 7;
 
 /// On a fresh machine for each: the step fails and says why, nothing is marked done, and once the fault is mended the
-/// same script goes on to the end of the stage.
+/// same script goes on to the end of the stage. What it must say of one fault, it says of no other.
 fn refuses_each(id: &str, faults: &[Fault]) {
+    let mut refusals: Vec<(Vec<String>, String)> = Vec::new();
     for fault in faults {
         let machine = Machine::new(id);
         let plan = plans(id).remove(0);
@@ -29,29 +30,42 @@ fn refuses_each(id: &str, faults: &[Fault]) {
         let name = machine.distribution.packages.names.base[2].clone();
         machine.shell(&fault.break_it.replace("NAME", &name));
         let words: Vec<_> = fault.words.iter().map(|word| word.replace("NAME", &name)).collect();
-        refused_then_mended(&machine, ("prepare", "tools"), fault.code, &words);
+        let said = refused_then_mended(&machine, ("prepare", "tools"), fault.code, &words);
+        refusals.push((words, said));
+    }
+    for (index, (words, _)) in refusals.iter().enumerate() {
+        for (_, said) in refusals.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, refusal)| refusal) {
+            assert!(!words.iter().all(|word| said.contains(word)), "{words:?} is said of another fault too:\n{said}");
+        }
     }
 }
 
-fn refused_then_mended(machine: &Machine, (stage, step): (&str, &str), code: i32, words: &[String]) {
+/// Runs the stage, which must fail in this step with these words and the step's hint. Returns what the script said.
+fn refused(machine: &Machine, (stage, step): (&str, &str), code: i32, words: &[String]) -> String {
     let plan = plans(&machine.distribution.id).remove(0);
     let steps = &plan.stages.iter().find(|found| found.id == stage).expect("the plan has the stage").steps;
-    let title = &steps.iter().find(|found| found.id == step).expect("the stage has the step").title;
-    let ran = machine.script(&["--stage", stage]);
-    let said = &ran.said;
-    assert_eq!(ran.code, code, "{said}");
-    let expected = format!("FAILED in stage {stage}, step: {title}\n");
-    assert!(said.contains(&expected), "{said}");
-    for word in words {
-        assert!(said.contains(word.as_str()), "`{word}` is not in:\n{said}");
+    let step = steps.iter().find(|found| found.id == step).expect("the stage has the step");
+    let Ran { code: actual, said } = machine.script(&["--stage", stage]);
+    assert_eq!(actual, code, "{said}");
+    let title = format!("FAILED in stage {stage}, step: {}\n", step.title);
+    let hint = format!("\n  hint: {}\n", step.hint.as_ref().expect("a step that needs package sources has a hint"));
+    for word in [&title, &hint].into_iter().chain(words) {
+        assert!(said.contains(word), "`{word}` is not in:\n{said}");
     }
+    said
+}
+
+fn refused_then_mended(machine: &Machine, (stage, step): (&str, &str), code: i32, words: &[String]) -> String {
+    let said = refused(machine, (stage, step), code, words);
     let marks = [machine.mark(stage), machine.mark(&format!("{stage}.{step}")), format!("{STATE_DIR}/complete")];
     assert!(marks.iter().all(|mark| !machine.path(mark).exists()), "nothing is done");
 
     machine.mend();
     let ran = machine.script(&["--stage", stage]);
     assert_eq!(ran.code, 0, "once it is mended it goes on: {}", ran.said);
-    assert!(ran.said.contains(title) && machine.path(&machine.mark(stage)).exists(), "{}", ran.said);
+    assert!(machine.path(&machine.mark(&format!("{stage}.{step}"))).exists(), "{}", ran.said);
+    assert!(machine.path(&machine.mark(stage)).exists(), "{}", ran.said);
+    said
 }
 
 #[test]
@@ -63,7 +77,7 @@ fn rpm_sources_that_are_wrong_are_refused_by_name() {
             Fault {
                 break_it: "/rehearsal/fault.sh rpm missing NAME",
                 code: FAILED,
-                words: &["  reason: exit status 1, 3 times\n", "No match for argument: NAME"],
+                words: &["  reason: exit status 1, 3 times\n", "Error: Unable to find a match: NAME\n"],
             },
             // As yum 3 does: it warns, installs the others and succeeds.
             Fault {
@@ -74,17 +88,40 @@ fn rpm_sources_that_are_wrong_are_refused_by_name() {
             Fault {
                 break_it: "/rehearsal/fault.sh rpm unsigned NAME",
                 code: FAILED,
-                words: &["NAME-1.0-1.noarch.rpm is not signed"],
+                words: &["Package NAME-1.0-1.noarch.rpm is not signed\n", "Error: GPG check FAILED\n"],
             },
-            Fault { break_it: "/rehearsal/fault.sh rpm theirs NAME", code: FAILED, words: &["NAME-1.0-1.noarch"] },
-            Fault { break_it: "/rehearsal/fault.sh rpm rotten NAME", code: FAILED, words: &["NAME-1.0-1.noarch.rpm"] },
-            Fault { break_it: "/rehearsal/fault.sh rpm gone NAME", code: FAILED, words: &["NAME-1.0-1.noarch.rpm"] },
+            Fault {
+                break_it: "/rehearsal/fault.sh rpm theirs NAME",
+                code: FAILED,
+                words: &[
+                    "already installed but they are not correct for this package.",
+                    "Failing package is: NAME-1.0-1.noarch\n",
+                    "Error: GPG check FAILED\n",
+                ],
+            },
+            Fault {
+                break_it: "/rehearsal/fault.sh rpm rotten NAME",
+                code: FAILED,
+                words: &["NAME-1.0-1.noarch.rpm: Downloading successful, but checksum doesn't match."],
+            },
+            Fault {
+                break_it: "/rehearsal/fault.sh rpm gone NAME",
+                code: FAILED,
+                words: &["NAME-1.0-1.noarch.rpm: Status code: 404 for http://vault.centos.org/"],
+            },
             Fault {
                 break_it: "/rehearsal/fault.sh rpm metadata",
                 code: FAILED,
-                words: &["repo 'base'", "checksum doesn't match"],
+                words: &[
+                    "  - Downloading successful, but checksum doesn't match.",
+                    "Error: Failed to download metadata for repo 'base': Yum repo downloading error",
+                ],
             },
-            Fault { break_it: "/rehearsal/fault.sh rpm dead", code: FAILED, words: &["vault.centos.org"] },
+            Fault {
+                break_it: "/rehearsal/fault.sh rpm dead",
+                code: FAILED,
+                words: &["Curl error (6)", "[Could not resolve host: vault.centos.org]"],
+            },
         ],
     );
 }
@@ -98,31 +135,52 @@ fn apt_sources_that_are_wrong_are_refused_by_name() {
             Fault {
                 break_it: "/rehearsal/fault.sh deb missing NAME",
                 code: FAILED,
-                words: &["Unable to locate package NAME"],
+                words: &["E: Unable to locate package NAME\n"],
             },
-            Fault { break_it: "/rehearsal/fault.sh deb unsigned", code: FAILED, words: &["is not signed"] },
+            Fault {
+                break_it: "/rehearsal/fault.sh deb unsigned",
+                code: FAILED,
+                words: &[
+                    "E: The repository 'http://us-east-1.ec2.archive.ubuntu.com/ubuntu bionic Release' is not signed.\n",
+                ],
+            },
             // As apt of 16.04 does: it warns, and then refuses to install.
             Fault {
                 break_it: "echo 'Acquire::AllowInsecureRepositories 1;' >/etc/apt/apt.conf.d/old; /rehearsal/fault.sh deb unsigned",
                 code: FAILED,
-                words: &["There were unauthenticated packages and -y was used without --allow-unauthenticated"],
+                words: &["E: There were unauthenticated packages and -y was used without --allow-unauthenticated"],
             },
-            Fault { break_it: "/rehearsal/fault.sh deb theirs", code: FAILED, words: &["NO_PUBKEY"] },
+            Fault {
+                break_it: "/rehearsal/fault.sh deb theirs",
+                code: FAILED,
+                words: &["the public key is not available: NO_PUBKEY ", "bionic InRelease' is not signed.\n"],
+            },
             Fault {
                 break_it: "/rehearsal/fault.sh deb rotten NAME",
                 code: FAILED,
-                words: &["NAME", "Hash Sum mismatch"],
+                words: &["/NAME_1.0_amd64.deb  Hash Sum mismatch\n"],
             },
-            Fault { break_it: "/rehearsal/fault.sh deb gone NAME", code: FAILED, words: &["NAME", "404"] },
+            Fault {
+                break_it: "/rehearsal/fault.sh deb gone NAME",
+                code: FAILED,
+                words: &["/NAME_1.0_amd64.deb  404  Not Found "],
+            },
             Fault {
                 break_it: "/rehearsal/fault.sh deb metadata",
                 code: FAILED,
-                words: &["Hashes of received file", "Some index files failed to download"],
+                words: &[
+                    "Hashes of received file:\n",
+                    "Release file created at: ",
+                    "E: Some index files failed to download",
+                ],
             },
             Fault {
                 break_it: "/rehearsal/fault.sh deb dead",
                 code: FAILED,
-                words: &["Temporary failure resolving", "Some index files failed to download"],
+                words: &[
+                    "  Temporary failure resolving 'us-east-1.ec2.archive.ubuntu.com'\n",
+                    "W: Some index files failed to download",
+                ],
             },
         ],
     );
@@ -134,14 +192,8 @@ fn a_dead_mirror_that_is_not_repaired_fails_and_says_so() {
     let machine = Machine::new("centos7");
     let plan = plans("centos7").remove(0);
     machine.begin(&plan, |step| step == "prepare.vault");
-    let ran = machine.script(&["--stage", "prepare"]);
-    assert_eq!(ran.code, FAILED, "{}", ran.said);
-    assert!(
-        ran.said.contains("FAILED in stage prepare, step: Install the tools that this script calls\n"),
-        "{}",
-        ran.said
-    );
-    assert!(ran.said.contains("Could not resolve host: mirrorlist.centos.org"), "{}", ran.said);
+    let cause = "[Could not resolve host: mirrorlist.centos.org]".to_owned();
+    refused(&machine, ("prepare", "tools"), FAILED, &[cause]);
     // With the repair, and nothing else changed, the same script goes on.
     std::fs::remove_file(machine.path(&machine.mark("prepare.vault"))).expect("it counted as done");
     let ran = machine.script(&["--stage", "prepare"]);
@@ -156,7 +208,8 @@ fn a_client_that_finds_none_of_its_servers_is_refused_with_a_hint() {
     machine.shell("/rehearsal/fault.sh rpm dead");
     let hint =
         "  hint: the servers of RHUI 2 are gone: if this fails, start from a RHEL 7.6 AMI made after December 2019";
-    refused_then_mended(&machine, ("prepare", "rhui-client"), FAILED, &[hint.to_owned()]);
+    let cause = "[Could not resolve host: rhui3.us-east-1.aws.ce.redhat.com]";
+    refused_then_mended(&machine, ("prepare", "rhui-client"), FAILED, &[cause.to_owned(), hint.to_owned()]);
 }
 
 #[test]
@@ -181,14 +234,18 @@ fn without_its_pin_a_machine_moves_on_to_the_next_release() {
 fn headers_that_are_missing_are_named_and_found_once_they_are_there() {
     // Ubuntu's images bring them; here something has removed them.
     let cases = [
-        ("centos7", "kernel-devel-KERNEL", "/rehearsal/fault.sh rpm missing kernel-devel"),
+        (
+            "centos7",
+            "Error: Unable to find a match: kernel-devel-KERNEL\n",
+            "/rehearsal/fault.sh rpm missing kernel-devel",
+        ),
         (
             "ubuntu18",
-            "linux-headers-KERNEL",
+            "E: Package 'linux-headers-KERNEL' has no installation candidate\n",
             "dpkg --purge linux-aws linux-headers-aws linux-headers-KERNEL; /rehearsal/fault.sh deb missing linux-headers-KERNEL",
         ),
     ];
-    for (id, package, break_it) in cases {
+    for (id, cause, break_it) in cases {
         let machine = Machine::new(id);
         let named = |text: &str| text.replace("KERNEL", &machine.kernel());
         machine.begin(&plans(id)[0], |step| step.starts_with("update"));
@@ -196,7 +253,7 @@ fn headers_that_are_missing_are_named_and_found_once_they_are_there() {
         let ran = machine.script(&["--stage", "prepare"]);
         assert_eq!(ran.code, 0, "{}", ran.said);
         let hint = "  hint: the package sources no longer have headers for this kernel: update the machine and reboot";
-        refused_then_mended(&machine, ("kernel", "headers"), FAILED, &[named(package), hint.to_owned()]);
+        refused_then_mended(&machine, ("kernel", "headers"), FAILED, &[named(cause), hint.to_owned()]);
     }
 }
 
