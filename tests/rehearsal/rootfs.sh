@@ -28,7 +28,7 @@ digest() { # FILE...
   (cd "$here" && { echo "$settings"; sha256sum rootfs.sh "$@"; }) | sha256sum | cut -c 1-12
 }
 base=$cache/debian12-$(digest stand-ins/debian.sources)
-rootfs=$cache/guest-$(digest stand-ins/*)
+rootfs=$cache/guest-$(cd "$here" && digest stand-ins/*)
 rpm=$cache/rpm-$(digest stand-ins/debian.sources)
 
 # Runs in a mount namespace of its own, so what it mounts ends with it.
