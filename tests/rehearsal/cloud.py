@@ -12,7 +12,6 @@ Needs root, Debian's systemd-container, mmdebstrap, iproute2, openssl and openss
 network to fetch from. It makes mounts, network namespaces and processes only below namespaces of its own, so ending its
 one process ends them all."""
 
-import glob
 import json
 import os
 import shutil
@@ -40,7 +39,7 @@ def main():
         sys.exit(2)
     if os.geteuid() != 0:
         fail("the rehearsal needs root: it makes mounts and network namespaces of its own", 9)
-    verbs[arguments[0]](os.path.abspath(arguments[1]), *arguments[2:])
+    verbs[arguments[0]](os.path.realpath(arguments[1]), *arguments[2:])
 
 
 def up(folder):
@@ -51,6 +50,16 @@ def up(folder):
             fail(f"{program} is missing")
     rootfs = subprocess.run([os.path.join(HERE, "rootfs.sh")], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     make_venv()
+    # A signal to end is an exception too, so that nothing is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        start(folder, rootfs)
+    except BaseException:
+        end(folder, signal.SIGKILL)
+        raise
+
+
+def start(folder, rootfs):
     os.makedirs(os.path.join(folder, "mirror"))
     os.chmod(folder, 0o711)
     make_certificates(folder)
@@ -67,13 +76,13 @@ def up(folder):
     with open(f"{folder}/pid", "w", encoding="ascii") as file:
         file.write(str(process.pid))
     for _ in range(600):
-        if os.path.exists(f"{folder}/ready") or process.poll() is not None:
+        if os.path.exists(f"{folder}/ready"):
             break
+        if process.poll() is not None:
+            fail("it did not start:\n" + read(f"{folder}/log"))
         time.sleep(0.1)
-    if not os.path.exists(f"{folder}/ready"):
-        log = read(f"{folder}/log")
-        down(folder)
-        fail("it did not start:\n" + log)
+    else:
+        fail("it did not start within a minute:\n" + read(f"{folder}/log"))
     ec2(folder, "import_key_pair", json.dumps({"KeyName": "rehearsal", "PublicKeyMaterial": read(f"{folder}/key.pub")}))
 
 
@@ -106,9 +115,10 @@ def process_of(folder):
     try:
         pid = int(read(f"{folder}/pid"))
         command = read(f"/proc/{pid}/cmdline").split("\0")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    return pid if folder in command and any(word.endswith("cloud/daemon.py") for word in command) else None
+    ours = any(word.endswith("/cloud/daemon.py") and after == folder for word, after in zip(command, command[1:]))
+    return pid if ours else None
 
 
 def children_of(pid):
@@ -130,28 +140,64 @@ def daemon_of(folder):
 def down(folder):
     if not os.path.isdir(folder):
         fail(f"no cloud runs in {folder}")
+    found = process_of(folder)
+    log = end(folder, signal.SIGTERM)
+    if log is not None and found:
+        fail("not all of it could be ended in order:\n" + log)
+    if not found:
+        print("cloud.py: it had ended by itself", file=sys.stderr)
+
+
+def end(folder, number):
+    """Ends the cloud by this signal and removes what is left of it, also of one that has crashed. Returns its log if it
+    did not end in order."""
     pid = process_of(folder)
-    for child in children_of(pid) if pid else []:
-        os.kill(child, signal.SIGTERM)
-    for _ in range(600):
-        if not process_of(folder):
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(pid, signal.SIGKILL)
+    family = [pid, *children_of(pid)] if pid else []
+    for child in family[1:]:
+        send(child, number)
+    if not gone(family, 60) and process_of(folder):
+        # Its child goes with it, and all else with that.
+        send(pid, signal.SIGKILL)
+        gone(family, 20)
+    log = None if os.path.exists(f"{folder}/ended") or not os.path.exists(f"{folder}/log") else read(f"{folder}/log")
     # Control groups are the one thing that the end of the process does not end.
+    sys.path.append(os.path.join(HERE, "cloud"))
+    from groups import remove_groups
     for instance in os.listdir(f"{folder}/guests") if os.path.isdir(f"{folder}/guests") else []:
-        for group in glob.glob(f"/sys/fs/cgroup/efa-gen-rehearsal-{instance}") + glob.glob(
-                f"/sys/fs/cgroup/*/efa-gen-rehearsal-{instance}"):
-            for below, _, _ in os.walk(group, topdown=False):
-                os.rmdir(below)
-    shutil.rmtree(folder)
+        remove_groups(instance)
+    if os.path.isdir(folder):
+        shutil.rmtree(folder)
+    return log
+
+
+def send(pid, number):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def gone(pids, seconds):
+    """Waits until none of these runs; returns whether. One that has ended and is only waited for does not run."""
+    until = time.monotonic() + seconds
+    while any(running(pid) for pid in pids):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def running(pid):
+    try:
+        return read(f"/proc/{pid}/stat").rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def environment(folder):
     """The caller's, without what leads elsewhere, and with what leads to this cloud."""
     own = {name: value for name, value in os.environ.items()
-           if not name.upper().endswith("_PROXY") and not name.startswith("AWS_")}
+           if not name.upper().endswith("_PROXY") and not name.upper().startswith("AWS_")}
     return {
         **own, "AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": "rehearsal", "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CA_BUNDLE": f"{folder}/ca.crt", "SSL_CERT_FILE": f"{folder}/ca.crt",
