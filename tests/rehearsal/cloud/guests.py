@@ -5,8 +5,6 @@ console is kept. Knows nothing of the EC2 API.
 What a guest is not: it has the host's kernel, and for a disk a file system in memory, so that a disk can be full. The
 stand-ins for what that lacks are in ../stand-ins."""
 
-import errno
-import functools
 import glob
 import os
 import pty
@@ -18,18 +16,21 @@ import traceback
 
 import imds
 import network
+from groups import in_groups, remove_groups
 
 # What systemd-nspawn exits with when the guest rebooted.
 REBOOTED = 133
-# systemd keeps its services in control groups, so each guest gets groups of its own: below the unified hierarchy, and
-# below systemd's named one where the host still has that.
-HIERARCHIES = [path for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd") if os.path.isdir(path)] or ["/sys/fs/cgroup"]
 # systemd's own signals to PID 1 (systemd(1)).
 REBOOT = signal.SIGRTMIN + 5
+# After this many seconds a guest that was asked to power off loses its power.
+PATIENCE = 60
 
 
 class Guest:
-    """One machine: its folders, its process while it runs."""
+    """One machine: its folders, its process while it runs.
+
+    What changes is guarded by `changing`. The thread of its life alone reaps the process, and only under that lock, so
+    whoever holds it signals this process and never a stranger with its number."""
 
     def __init__(self, folder, layers, address):
         self.folder = folder
@@ -40,11 +41,17 @@ class Guest:
         self.process = None
         # Whether it is to run; a life that finds otherwise ends before its next boot.
         self.wanted = False
+        # Whether there is a life, which alone says when the guest is down.
         self.alive = False
+        self.removed = False
+        self.thread = None
         self.changing = threading.RLock()
 
     def path(self, name):
         return os.path.join(self.folder, name)
+
+    def runs(self):
+        return self.process is not None and self.process.returncode is None
 
 
 class Guests:
@@ -86,43 +93,41 @@ class Guests:
                 console.write(b"rehearsal: this image has no root file system here, so nothing boots\n")
             return
         with guest.changing:
-            guest.wanted = True
             if guest.alive:
-                return
-            guest.alive = True
-        threading.Thread(target=self._live, args=(instance, guest), daemon=True).start()
+                raise RuntimeError(f"{instance} has not gone down yet")
+            guest.wanted = guest.alive = True
+            guest.thread = threading.Thread(target=self._live, args=(instance, guest), daemon=True)
+            guest.thread.start()
 
     def reboot(self, instance):
-        leader = self._leader(self.guests[instance])
-        if leader:
-            os.kill(leader, REBOOT)
+        guest = self.guests[instance]
+        with guest.changing:
+            for child in children_of(guest.process) if guest.runs() else []:
+                if is_first(child):
+                    signal_to(child, REBOOT)
 
     def stop(self, instance, force):
-        """Asks systemd to power off; with force the power goes at once."""
+        """Asks systemd to power off; with force the power goes at once. Returns before the guest is down."""
         guest = self.guests[instance]
         with guest.changing:
             guest.wanted = False
             if not guest.alive:
-                threading.Thread(target=self.on_stopped, args=(instance,), daemon=True).start()
-                return
-            process = guest.process
-        if force:
-            threading.Thread(target=cut_power, args=(process,), daemon=True).start()
-            return
-        if process and process.poll() is None:
-            process.terminate()
-        timer = threading.Timer(60, cut_power, (process,))
-        timer.daemon = True
-        timer.start()
+                self.on_stopped(instance)
+            elif guest.runs():
+                timer = threading.Timer(0 if force else PATIENCE, cut_power, (guest, guest.process))
+                timer.daemon = True
+                timer.start()
+                if not force:
+                    signal_to(guest.process.pid, signal.SIGTERM)
 
     def remove(self, instance):
         guest = self.guests.pop(instance)
         with guest.changing:
+            guest.removed = True
             guest.wanted = False
-            process = guest.process
-        cut_power(process)
-        if not wait_for(lambda: not guest.alive, 30):
-            raise RuntimeError(f"{instance} does not end")
+        cut_power(guest, guest.process)
+        if guest.thread:
+            guest.thread.join()
         if guest.metadata:
             guest.metadata.shutdown()
             guest.metadata.server_close()
@@ -182,38 +187,42 @@ class Guests:
 
     def _live(self, instance, guest):
         """One life: boots again after each reboot until the guest is down, or is no longer wanted."""
-        status = REBOOTED
         try:
-            while status == REBOOTED:
-                with guest.changing:
-                    if not guest.wanted:
-                        break
-                    self._mount(guest)
-                    self._write_kernel(guest)
-                    guest.process = self._start(instance, guest)
-                status = guest.process.wait()
+            while self._start_if_wanted(instance, guest) and ended(guest) == REBOOTED:
+                pass
         except Exception:
+            # Standard error is the cloud's log. A guest that does not start is down.
             traceback.print_exc()
         with guest.changing:
             guest.alive = False
-        if instance in self.guests:
-            self.on_stopped(instance)
+            if not guest.removed:
+                self.on_stopped(instance)
+
+    def _start_if_wanted(self, instance, guest):
+        with guest.changing:
+            if guest.wanted:
+                self._mount(guest)
+                self._write_kernel(guest)
+                guest.process = self._start(instance, guest)
+            return guest.wanted
 
     def _start(self, instance, guest):
         master, slave = pty.openpty()
-        process = subprocess.Popen(
-            [
-                *in_groups(instance), self.nspawn, "--quiet", "--boot", f"--directory={guest.path('root')}", f"--machine={instance}",
-                "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off",
-                f"--network-namespace-path={guest.namespace}", "--console=interactive",
-                f"--bind-ro={guest.path('kernel')}:/run/rehearsal-kernel",
-            ],
-            stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-            env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
-        )
-        os.close(slave)
+        # Before the process, so that nothing can fail once it is there.
         threading.Thread(target=keep_console, args=(master, guest.path("console")), daemon=True).start()
-        return process
+        try:
+            return subprocess.Popen(
+                [
+                    *in_groups(instance), self.nspawn, "--quiet", "--boot", f"--directory={guest.path('root')}",
+                    f"--machine={instance}", "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off",
+                    "--timezone=off", f"--network-namespace-path={guest.namespace}", "--console=interactive",
+                    f"--bind-ro={guest.path('kernel')}:/run/rehearsal-kernel",
+                ],
+                stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+                env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+            )
+        finally:
+            os.close(slave)
 
     def _mount(self, guest):
         root = guest.path("root")
@@ -236,31 +245,52 @@ class Guests:
         with open(guest.path("kernel"), "w", encoding="ascii") as file:
             file.write((newest.stdout.split() or ["none"])[-1] + "\n")
 
-    def _leader(self, guest):
-        process = guest.process
-        children = children_of(process) if process and process.poll() is None else []
-        return children[0] if children else None
+
+def ended(guest):
+    """Waits for the guest's process; returns its exit status."""
+    os.waitid(os.P_PID, guest.process.pid, os.WEXITED | os.WNOWAIT)
+    with guest.changing:
+        return guest.process.wait()
 
 
 def children_of(process):
-    """The children of systemd-nspawn: the guest's PID 1, and for a moment the helper that makes it."""
+    """The children of systemd-nspawn, which nobody has reaped: the guest's PID 1, or for a moment the helper that makes it."""
+    with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def is_first(pid):
+    """Whether it is PID 1 of a guest, which alone takes systemd's signals; they would end any other process."""
     try:
-        with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as file:
-            return [int(child) for child in file.read().split()]
-    except FileNotFoundError:
-        return []
+        with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+            numbers = next((line.split()[1:] for line in file if line.startswith("NSpid:")), [])
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return len(numbers) > 1 and numbers[-1] == "1"
 
 
-def cut_power(process):
-    """Ends the guest's PID 1, and with it all in the guest at once; systemd-nspawn then ends by itself. Again until it
-    has: between two of its steps there may be nobody to end."""
-    while process and process.poll() is None:
-        for child in children_of(process) or [process.pid]:
-            try:
-                os.kill(child, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        time.sleep(0.2)
+def signal_to(pid, number):
+    """Signals a process that may be gone."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def cut_power(guest, process):
+    """Ends this process of a guest, and all in the guest with it. Again until it has ended: the first child of
+    systemd-nspawn may be the helper, or a PID 1 that is dead already, or not there yet. systemd-nspawn gets a moment to
+    end by itself, because it tidies up."""
+    moment = time.monotonic() + 2
+    while True:
+        with guest.changing:
+            if process is None or process.returncode is not None:
+                return
+            for child in children_of(process):
+                signal_to(child, signal.SIGKILL)
+            if time.monotonic() > moment:
+                signal_to(process.pid, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def add_disk(path):
@@ -269,36 +299,6 @@ def add_disk(path):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64G,mode=755", "tmpfs", path], check=True)
     for name in ("upper", "work"):
         os.mkdir(os.path.join(path, name))
-
-
-def groups(instance):
-    """The control groups of one guest, by their folders."""
-    return [os.path.join(hierarchy, f"efa-gen-rehearsal-{instance}") for hierarchy in HIERARCHIES]
-
-
-def in_groups(instance):
-    """The beginning of a command line: it enters the guest's groups and becomes what follows."""
-    for group in groups(instance):
-        os.makedirs(group, exist_ok=True)
-    enter = "".join(f"echo $$ >'{group}/cgroup.procs' && " for group in groups(instance))
-    return ["sh", "-c", enter + 'exec "$@"', "sh"]
-
-
-def remove_groups(instance):
-    """Ends the guest's groups, deepest first. Its processes are killed, and gone in a moment."""
-    def removed(folder):
-        try:
-            os.rmdir(folder)
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            return False
-        return True
-
-    for group in groups(instance):
-        for folder, _, _ in os.walk(group, topdown=False):
-            if not wait_for(functools.partial(removed, folder), 10):
-                raise RuntimeError(f"processes of {instance} are still in {folder}")
 
 
 def keep_console(master, path):
@@ -313,11 +313,3 @@ def keep_console(master, path):
                 break
             file.write(text)
     os.close(master)
-
-
-def wait_for(condition, seconds):
-    """Waits until it holds; returns whether it does."""
-    end = time.monotonic() + seconds
-    while not (held := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return held

@@ -4,6 +4,7 @@ machines that only answer SSH. Knows nothing of guests: nothing boots here."""
 import os
 import stat
 import subprocess
+import traceback
 
 import network
 
@@ -18,6 +19,8 @@ PidFile none
 MaxStartups 300
 MaxSessions 300
 """
+# Character devices by name, major and minor number.
+DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 
 
 class Hosts:
@@ -44,13 +47,22 @@ class Hosts:
         return "".join(address + "\n" for address in addresses)
 
     def stop(self):
+        """Ends every host; returns whether each could be. One that can't keeps none of the others."""
+        good = True
         for address, process in self.running.items():
-            process.kill()
-            process.wait()
-            network.remove_host(os.path.join(self.folder, address))
+            try:
+                process.kill()
+                process.wait()
+                network.remove_host(os.path.join(self.folder, address))
+            except Exception:
+                traceback.print_exc()
+                good = False
         root = os.path.join(self.folder, "root")
         if os.path.ismount(root):
-            subprocess.run(["umount", "--recursive", root], check=True)
+            # Lazily: who is logged in there stays until the cloud's process ends.
+            done = subprocess.run(["umount", "--recursive", "--lazy", root], check=False)
+            good = good and done.returncode == 0
+        return good
 
     def _root(self):
         """The one root file system, made when first asked for."""
@@ -62,11 +74,7 @@ class Hosts:
         options = f"lowerdir={self.rootfs},upperdir={self.folder}/upper,workdir={self.folder}/work"
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, root], check=True)
         subprocess.run(["mount", "-t", "proc", "proc", f"{root}/proc"], check=True)
-        # Devices of its own: the kernel's devtmpfs would be the host's.
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", f"{root}/dev"], check=True)
-        for name, minor in (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)):
-            os.mknod(f"{root}/dev/{name}", 0o666 | stat.S_IFCHR, os.makedev(1, minor))
-            os.chmod(f"{root}/dev/{name}", 0o666)
+        make_devices(f"{root}/dev")
         os.makedirs(f"{root}/run/sshd", exist_ok=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{root}/etc/ssh/rehearsal_host"], check=True)
         with open(f"{root}/etc/ssh/rehearsal_host.pub", encoding="ascii") as key, \
@@ -76,3 +84,16 @@ class Hosts:
         with open(f"{root}/etc/ssh/sshd_config", "w", encoding="ascii") as file:
             file.write(CONFIGURATION)
         return root
+
+
+def make_devices(folder):
+    """Devices of the hosts' own, those that sshd and a shell need: the kernel's devtmpfs would be this machine's."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755,nosuid", "tmpfs", folder], check=True)
+    for name, major, minor in DEVICES:
+        os.mknod(f"{folder}/{name}", 0o666 | stat.S_IFCHR, os.makedev(major, minor))
+        os.chmod(f"{folder}/{name}", 0o666)
+    os.symlink("/proc/self/fd", f"{folder}/fd")
+    os.symlink("pts/ptmx", f"{folder}/ptmx")
+    os.mkdir(f"{folder}/pts")
+    options = "newinstance,ptmxmode=0666,mode=620,gid=5"
+    subprocess.run(["mount", "-t", "devpts", "-o", options, "devpts", f"{folder}/pts"], check=True)

@@ -43,46 +43,26 @@ def tree(metadata, address, public_key):
     return data
 
 
-def serve(listening, metadata, address, user_data, public_key):
-    """Answers on a listening socket until it is closed."""
-    data = tree(metadata, address, public_key)
-    document = json.dumps({
-        "instanceId": metadata["instance-id"], "region": metadata["region"], "imageId": metadata["ami-id"],
-        "availabilityZone": metadata["availability-zone"], "instanceType": metadata["instance-type"],
-        "privateIp": address, "accountId": "123456789012", "architecture": "x86_64", "version": "2017-09-30",
-    })
-    tokens = set()
+class Service(http.server.ThreadingHTTPServer):
+    """One guest's service, on a listening socket that is there already."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    daemon_threads = True
 
-        def answer(self, status, body=b""):
-            self.send_response(status)
-            self.send_header("Content-Type", "text/plain")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def __init__(self, listening, metadata, address, user_data, public_key):
+        super().__init__(listening.getsockname(), Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listening
+        self.data = tree(metadata, address, public_key)
+        self.user_data = user_data
+        self.tokens = set()
+        self.document = json.dumps({
+            "instanceId": metadata["instance-id"], "region": metadata["region"], "imageId": metadata["ami-id"],
+            "availabilityZone": metadata["availability-zone"], "instanceType": metadata["instance-type"],
+            "privateIp": address, "accountId": "123456789012", "architecture": "x86_64", "version": "2017-09-30",
+        })
 
-        def do_PUT(self):
-            if self.path.rstrip("/") != "/latest/api/token":
-                self.answer(404)
-            elif not self.headers.get("X-aws-ec2-metadata-token-ttl-seconds", "").isdigit():
-                self.answer(400)
-            else:
-                tokens.add(token := secrets.token_hex(16))
-                self.answer(200, token.encode())
-
-        def do_GET(self):
-            if self.headers.get("X-aws-ec2-metadata-token") not in tokens:
-                self.answer(401)
-                return
-            body = find(self.path.split("?")[0])
-            self.answer(404) if body is None else self.answer(200, body)
-
-        def log_message(self, *_):
-            pass
-
-    def find(path):
+    def find(self, path):
+        """What is at this path, or None."""
         parts = [part for part in path.split("/") if part]
         if not parts:
             return "\n".join(VERSIONS).encode()
@@ -92,21 +72,51 @@ def serve(listening, metadata, address, user_data, public_key):
             case []:
                 return b"dynamic\nmeta-data\nuser-data"
             case ["user-data"]:
-                return user_data or None
+                return self.user_data or None
             case ["dynamic", "instance-identity", "document"]:
-                return document.encode()
+                return self.document.encode()
             case ["dynamic", *_]:
                 return b"instance-identity/" if len(parts) == 2 else b"document"
-            case ["meta-data", "public-keys"] if "public-keys" in data:
+            case ["meta-data", "public-keys"] if "public-keys" in self.data:
                 return b"0=launch"
             case ["meta-data", *rest]:
-                return look_up(data, rest)
+                return look_up(self.data, rest)
         return None
 
-    server = http.server.ThreadingHTTPServer(listening.getsockname(), Handler, bind_and_activate=False)
-    server.socket.close()
-    server.socket = listening
-    server.daemon_threads = True
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, status, body=b""):
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_PUT(self):
+        if self.path.rstrip("/") != "/latest/api/token":
+            self.answer(404)
+        elif not self.headers.get("X-aws-ec2-metadata-token-ttl-seconds", "").isdigit():
+            self.answer(400)
+        else:
+            self.server.tokens.add(token := secrets.token_hex(16))
+            self.answer(200, token.encode())
+
+    def do_GET(self):
+        if self.headers.get("X-aws-ec2-metadata-token") not in self.server.tokens:
+            self.answer(401)
+            return
+        body = self.server.find(self.path.split("?")[0])
+        self.answer(404) if body is None else self.answer(200, body)
+
+    def log_message(self, *_):
+        pass
+
+
+def serve(listening, metadata, address, user_data, public_key):
+    """Answers on a listening socket until it is closed."""
+    server = Service(listening, metadata, address, user_data, public_key)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 

@@ -67,7 +67,7 @@ class Sites:
             if not os.path.exists(path) or (changing and path not in self.fresh):
                 self.download("http://deb.debian.org" + request.path, path)
                 self.fresh.add(path)
-        return send_file(path, request.environ, mimetype="application/octet-stream", max_age=0)
+        return send_file(file_of(path), request.environ, mimetype="application/octet-stream", max_age=0)
 
     def download(self, url, path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
