@@ -19,7 +19,7 @@ fn a_guest_boots_reboots_stops_and_starts() {
     let boot = || guest.root("cat /proc/sys/kernel/random/boot_id").good();
     let first = boot();
     ec2("reboot_instances", &json!({"InstanceIds": [guest.id]}));
-    wait_for("another boot", 60, || {
+    wait_for("another boot", 180, || {
         let now = guest.root("cat /proc/sys/kernel/random/boot_id");
         (now.code == 0 && now.text != first).then_some(())
     });
@@ -60,7 +60,7 @@ fn light_hosts_answer_ssh() {
     assert_eq!(addresses.len(), 256);
     std::fs::write(cloud().join("hosts/list"), &started).expect("a file can be written");
     let list = cloud().join("hosts/list").display().to_string();
-    wait_for("256 sshd", 60, || {
+    wait_for("256 sshd", 180, || {
         let scan = ran(&mut on_network(&["ssh-keyscan", "-T", "10", "-t", "ed25519", "-f", &list]));
         let keys = scan.text.lines().filter(|line| line.contains(" ssh-ed25519 ")).count();
         (keys == 256).then_some(())
@@ -131,7 +131,7 @@ fn faults_stand_in_front_of_the_api() {
                     SignedHeaders=host, Signature=0";
         ran(&mut on_network(&["curl", "-sS", "-H", sign, "-d", &form, "http://127.0.0.1:9999/"]))
     };
-    wait_for("microburst", 30, || {
+    wait_for("microburst", 90, || {
         (ran(&mut on_network(&["curl", "-sf", "http://127.0.0.1:9999/_microburst/rules"])).code == 0).then_some(())
     });
     for answer in ["RequestLimitExceeded", "DescribeImagesResponse", "DescribeImagesResponse", "RequestLimitExceeded"] {

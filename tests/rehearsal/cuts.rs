@@ -59,7 +59,7 @@ fn at_random_moments() {
     guest.give_script(&rendered("script", &[]));
     // The guest may be rebooting just now.
     let start = || {
-        wait_for("the script's start", 90, || (guest.root(&format!("bash {SCRIPT} --start")).code == 0).then_some(()));
+        wait_for("the script's start", 240, || (guest.root(&format!("bash {SCRIPT} --start")).code == 0).then_some(()));
     };
     let mut hits = Vec::new();
     for cut in 0..10 {

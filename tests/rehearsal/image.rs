@@ -48,7 +48,7 @@ pub fn run_stage(guest: &Guest, stage: &str) {
     let reboots = ran.text.contains("rebooting");
     assert!(ran.code == 0 || reboots, "{stage}: {}", ran.text);
     if reboots {
-        wait_for("the new boot", 120, || {
+        wait_for("the new boot", 240, || {
             (guest.root(&format!("bash {SCRIPT} --after-reboot")).code == 0).then_some(())
         });
     }

@@ -27,6 +27,8 @@ DIFFERENT = [
     "/var/lib/dkms/mok*",
     # The script itself: user-data carries it without comments.
     "/var/lib/efa-gen/install.sh", "/root/install.sh", "/root/.bash_history", "/home/admin/*",
+    # The id of the boot that a reboot is to end.
+    "/var/lib/efa-gen/reboot",
     # The tests' own levers.
     "/root/hook*", "/etc/systemd/system/efa-gen-install.service.d*", "/root/cuts*",
 ]

@@ -178,7 +178,7 @@ impl Guest {
 
     /// Waits for cloud-init to tell the host keys on the console, and trusts these and no others.
     pub fn trust(&self) {
-        let keys = wait_for("host keys on the console", 120, || {
+        let keys = wait_for("host keys on the console", 240, || {
             let console = self.console();
             let from = console.rfind("-----BEGIN SSH HOST KEY KEYS-----")?;
             let to = from + console[from..].find("-----END SSH HOST KEY KEYS-----")?;
@@ -207,8 +207,8 @@ impl Guest {
         for (name, value) in [
             ("StrictHostKeyChecking", "yes"),
             ("LogLevel", "ERROR"),
-            ("ConnectTimeout", "3"),
-            ("ServerAliveInterval", "3"),
+            ("ConnectTimeout", "15"),
+            ("ServerAliveInterval", "10"),
             ("BatchMode", "yes"),
         ] {
             command.arg(option(name, value));
@@ -243,7 +243,7 @@ impl Guest {
 
     /// Waits until SSH answers.
     pub fn wait_until_up(&self) {
-        wait_for("SSH answers", 90, || self.answers().then_some(()));
+        wait_for("SSH answers", 240, || self.answers().then_some(()));
     }
 
     /// Waits until the install is complete, through reboots; a failure on the console ends the wait.
@@ -275,7 +275,7 @@ impl Guest {
 
     /// Waits for an instance state.
     pub fn wait_for_state(&self, state: &str) {
-        wait_for(state, 90, || {
+        wait_for(state, 240, || {
             let found = ec2("describe_instances", &json!({"InstanceIds": [self.id]}));
             (found["Reservations"][0]["Instances"][0]["State"]["Name"] == state).then_some(())
         });
@@ -284,7 +284,7 @@ impl Guest {
     /// Makes an image of the stopped machine and waits until it is available.
     pub fn keep(&self, name: &str) -> String {
         let image = text(&ec2("create_image", &json!({"InstanceId": self.id, "Name": name}))["ImageId"]);
-        wait_for("the image", 60, || {
+        wait_for("the image", 120, || {
             let found = ec2("describe_images", &json!({"ImageIds": [image]}));
             (found["Images"][0]["State"] == "available").then_some(())
         });
