@@ -24,7 +24,7 @@ for NAME in $(compgen -A function); do unset -f "$NAME"; done
 for NAME in $(compgen -e); do
   case $NAME in
     HOME | TERM | *_proxy | *_PROXY | CURL_CA_BUNDLE | SSL_CERT_FILE | SSL_CERT_DIR | GIT_SSL_CAINFO) ;;
-    *) export -n "$NAME" ;;
+    *) export -n "${NAME?}" ;;
   esac
 done
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

@@ -55,20 +55,28 @@ fn disk_full(name: &str, step: &str, command: &str, title: &str) {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn the_disk_is_full_in_the_distributions_stages() {
-    disk_full("prepare", "tools", "package", "Install the tools that this script calls");
-    disk_full("update", "upgrade", "package", "Upgrade every package");
-    disk_full("kernel", "compilers", "package", "Install compilers and libraries");
-    disk_full("environment", "memlock", "write_file", "Let every session lock memory");
+    for (name, step, command, title) in [
+        ("prepare", "tools", "package", "Install the tools that this script calls"),
+        ("update", "upgrade", "package", "Upgrade every package"),
+        ("kernel", "compilers", "package", "Install compilers and libraries"),
+        ("environment", "memlock", "write_file", "Let every session lock memory"),
+    ] {
+        disk_full(name, step, command, title);
+    }
 }
 
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn the_disk_is_full_in_the_softwares_stages() {
-    disk_full("driver", "driver", "run", "Install NVIDIA driver 580.159.04");
-    disk_full("efa", "install", "in_folder", "Run EFA installer 1.50.0");
-    disk_full("nccl", "build", "checkout", "Check out the pinned commit, build, install");
-    disk_full("plugin", "build", "run", "Check out the pinned commit, build, install");
-    disk_full("nccl-tests", "build", "checkout", "Check out the pinned commit, build");
+    for (name, step, command, title) in [
+        ("driver", "driver", "run", "Install NVIDIA driver 580.159.04"),
+        ("efa", "install", "in_folder", "Run EFA installer 1.50.0"),
+        ("nccl", "build", "checkout", "Check out the pinned commit, build, install"),
+        ("plugin", "build", "run", "Check out the pinned commit, build, install"),
+        ("nccl-tests", "build", "checkout", "Check out the pinned commit, build"),
+    ] {
+        disk_full(name, step, command, title);
+    }
 }
 
 /// Before it begins, where a stage knows what it needs.

@@ -57,6 +57,13 @@ SPEC
   rpm_sign ours /srv/pool/ours/basesystem-*.rpm
 }
 
+# What yum's own /etc/yum.conf says on each of them, then LINEs.
+yum_conf() { # LINE...
+  local lines=('[main]' 'cachedir=/var/cache/yum/$basearch/$releasever' keepcache=0 debuglevel=2 logfile=/var/log/yum.log
+    exactarch=1 obsoletes=1 gpgcheck=1 plugins=1)
+  printf '%s\n' "${lines[@]}" "$@" | file /etc/yum.conf
+}
+
 prepare_database() {
   mkdir -p /etc/rpm /etc/yum/vars /etc/yum.repos.d /etc/pki/rpm-gpg
   echo '%_dbpath /var/lib/rpm' >/etc/rpm/macros

@@ -16,10 +16,10 @@ rootfs=$1 folder=$2 pool=$3
 shift 3
 root=$folder/root
 
-mkdir -p "$folder/upper" "$folder/work" "$root" "$pool"
+mkdir -p "$folder/upper" "$folder/overlay" "$root" "$pool"
 # Volatile: nothing in here has to outlive a power cut. The mark that the last boot left says only that.
-rm -rf "$folder/work/work/incompat"
-mount -t overlay overlay -o "volatile,lowerdir=$rootfs,upperdir=$folder/upper,workdir=$folder/work" "$root"
+rm -rf "$folder"/overlay/*/incompat
+mount -t overlay overlay -o "volatile,lowerdir=$rootfs,upperdir=$folder/upper,workdir=$folder/overlay" "$root"
 # There is no /sys: the host's devices and modules are none of this machine's.
 mount -t proc proc "$root/proc"
 mount -t tmpfs tmpfs "$root/dev"

@@ -31,22 +31,7 @@ ID="amzn"
 ID_LIKE="rhel fedora"
 VERSION_ID="2018.03"
 TEXT
-  file /etc/yum.conf <<'TEXT'
-[main]
-cachedir=/var/cache/yum/$basearch/$releasever
-keepcache=0
-debuglevel=2
-logfile=/var/log/yum.log
-exactarch=1
-obsoletes=1
-gpgcheck=1
-plugins=1
-installonly_limit=5
-distroverpkg=system-release
-timeout=5
-retries=7
-releasever=latest
-TEXT
+  yum_conf installonly_limit=5 distroverpkg=system-release timeout=5 retries=7 releasever=latest
   section main | file /etc/yum.repos.d/amzn-main.repo
   section updates | file /etc/yum.repos.d/amzn-updates.repo
   echo us-east-1 >/etc/yum/vars/awsregion

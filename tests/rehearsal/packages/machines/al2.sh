@@ -13,21 +13,7 @@ ID="amzn"
 ID_LIKE="centos rhel fedora"
 VERSION_ID="2"
 TEXT
-  file /etc/yum.conf <<'TEXT'
-[main]
-cachedir=/var/cache/yum/$basearch/$releasever
-keepcache=0
-debuglevel=2
-logfile=/var/log/yum.log
-exactarch=1
-obsoletes=1
-gpgcheck=1
-plugins=1
-installonly_limit=3
-distroverpkg=system-release
-timeout=5
-retries=7
-TEXT
+  yum_conf installonly_limit=3 distroverpkg=system-release timeout=5 retries=7
   file /etc/yum.repos.d/amzn2-core.repo <<'TEXT'
 [amzn2-core]
 name=Amazon Linux 2 core repository

@@ -27,22 +27,9 @@ ID_LIKE="rhel fedora"
 VERSION_ID="7"
 PRETTY_NAME="CentOS Linux 7 (Core)"
 TEXT
-  file /etc/yum.conf <<'TEXT'
-[main]
-cachedir=/var/cache/yum/$basearch/$releasever
-keepcache=0
-debuglevel=2
-logfile=/var/log/yum.log
-exactarch=1
-obsoletes=1
-gpgcheck=1
-plugins=1
-installonly_limit=5
-distroverpkg=centos-release
-
-#  This is the default, if you make this bigger yum won't see if the metadata
-# is newer on the remote and so you'll "gain" the bandwidth of not having to
-TEXT
+  yum_conf installonly_limit=5 distroverpkg=centos-release '' \
+    "#  This is the default, if you make this bigger yum won't see if the metadata" \
+    '# is newer on the remote and so you'\''ll "gain" the bandwidth of not having to'
   { section base Base os
     section updates Updates updates
     section extras Extras extras

@@ -36,21 +36,7 @@ ID="rhel"
 ID_LIKE="fedora"
 VERSION_ID="7.$MINOR"
 TEXT
-  file /etc/yum.conf <<'TEXT'
-[main]
-cachedir=/var/cache/yum/$basearch/$releasever
-keepcache=0
-debuglevel=2
-logfile=/var/log/yum.log
-exactarch=1
-obsoletes=1
-gpgcheck=1
-plugins=1
-installonly_limit=3
-
-# PUT YOUR REPOS HERE OR IN separate files named file.repo
-# in /etc/yum.repos.d
-TEXT
+  yum_conf installonly_limit=3 '' '# PUT YOUR REPOS HERE OR IN separate files named file.repo' '# in /etc/yum.repos.d'
   cp /srv/pool/keys/ours.asc /etc/pki/rpm-gpg/RPM-GPG-KEY-redhat-release
   rhui_repositories | file /etc/yum.repos.d/redhat-rhui.repo
   client_repository | file /etc/yum.repos.d/redhat-rhui-client-config.repo
