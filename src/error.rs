@@ -18,6 +18,14 @@ pub enum Class {
     Plan = 4,
     /// A file or the network failed.
     Io = 5,
+    /// The install on a machine that efa-gen drives failed; the script's own code for it.
+    Install = 6,
+    /// A check of a machine or of an image failed.
+    Check = 7,
+    /// AWS refused a call, or what was made there failed.
+    Cloud = 10,
+    /// Ended by a signal.
+    Interrupted = 130,
     /// A mistake in efa-gen itself.
     Bug = 70,
 }

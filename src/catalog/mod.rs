@@ -1,9 +1,10 @@
-//! Owns the facts: distributions, software stacks, the EFA installer's releases and instance types, all
+//! Owns the facts: distributions, software stacks, the EFA installer's releases, instance types and their prices, all
 //! read from data files. Knows nothing of plans or formats.
 
 pub mod distribution;
 pub mod efa;
 pub mod instance_type;
+pub mod price;
 pub mod stack;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use crate::error::{Class, Error, Result};
 use distribution::{Distribution, FileContent};
 use instance_type::InstanceType;
+use price::Prices;
 use stack::{Pins, Resolved};
 
 static DISTRIBUTIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/distros");
@@ -27,6 +29,8 @@ pub struct Catalog {
     pub pins: Pins,
     /// Instance types with EFA, sorted by name.
     pub instance_types: Vec<InstanceType>,
+    /// What instances and disks cost.
+    pub prices: Prices,
     pub(crate) init_systems: BTreeMap<String, InitSystem>,
 }
 
@@ -97,7 +101,8 @@ impl Catalog {
         }
         let instance_types =
             instance_type::parse(include_str!("efa_instance_types.tsv"), include_str!("instance_types.toml"))?;
-        Ok(Catalog { distributions, pins, instance_types, init_systems })
+        let prices = Prices::parse(include_str!("prices.toml"))?;
+        Ok(Catalog { distributions, pins, instance_types, prices, init_systems })
     }
 
     /// The distribution with this id or alias.

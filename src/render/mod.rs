@@ -1,6 +1,7 @@
 //! Owns the formats: one plan in, text out. Each format is one module and one template folder of the same
 //! name; templates loop and fill, nothing more. Knows plans, not how they came about.
 
+pub mod builder;
 mod cloud_init;
 mod helpers;
 mod packer;

@@ -120,14 +120,44 @@ variable "share_accounts" {
   }
 }
 
+variable "ami_name" {
+  type        = string
+  description = "Name of the image; empty for one made of distribution, stack, plan and time."
+  default     = ""
+}
+
+variable "more_tags" {
+  type        = map(string)
+  description = "Tags of yours on everything that can have tags."
+  default     = {}
+}
+
+variable "run" {
+  type        = string
+  description = "Name of this run for the tag efa-gen:run, by which `efa-gen sweep` finds what a dead run left; empty for no tag."
+  default     = ""
+
+  validation {
+    condition     = regex_replace(var.run, "^[0-9A-Za-z][0-9A-Za-z._-]*$", "") == ""
+    error_message = "A run's name has letters, digits, dots, hyphens and underscores."
+  }
+}
+
+variable "user_data_file" {
+  type        = string
+  description = "File of user-data for the builder; empty for none. A builder that shuts itself down is terminated."
+  default     = ""
+}
+
 <~ more_variables | safe ~>locals {
   stamp    = formatdate("YYYYMMDD-hhmmss", timestamp())
-  ami_name = "<~ ami_name ~>-${local.stamp}"
-  tags = {
+  ami_name = var.ami_name != "" ? var.ami_name : "<~ ami_name ~>-${local.stamp}"
+  plan_tags = {
 <%- for tag in tags %>
     <~ tag.key | safe ~> = <~ tag.value | safe ~>
 <%- endfor %>
   }
+  tags = merge(local.plan_tags, var.more_tags, { for key, run in { "efa-gen:run" = var.run } : key => run if run != "" })
 }
 
 source "amazon-ebs" "image" {
@@ -136,6 +166,9 @@ source "amazon-ebs" "image" {
   instance_type        = var.builder_type
   spot_price           = var.spot_price
   iam_instance_profile = var.iam_instance_profile
+  user_data_file       = var.user_data_file
+  # Whatever shuts the builder down: it does not stay around as a stopped one. Packer's own stop is not meant by this.
+  shutdown_behavior = "terminate"
 
   ssh_username                          = "<~ base.user ~>"
   ssh_interface                         = var.ssh_interface

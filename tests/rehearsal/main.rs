@@ -5,6 +5,10 @@
 
 #![allow(clippy::print_stderr, reason = "a test's output is shown when it fails")]
 
+mod account;
+mod build;
+mod build_cuts;
+mod build_faults;
 mod cloud_itself;
 mod cuts;
 mod faults;

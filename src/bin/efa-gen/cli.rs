@@ -1,8 +1,12 @@
 //! Owns the command line: every flag, its help and its value parser. Knows nothing of what commands do.
 
+#[cfg(feature = "ec2")]
+pub mod cloud;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 /// Verified install scripts, cloud-init user-data and Packer templates for EFA + NCCL machine images
 #[derive(Debug, Parser)]
@@ -18,6 +22,19 @@ pub enum Command {
     Render(RenderArgs),
     /// Show the plan that every format is rendered from: stages, steps, actions, reboots
     Plan(PlanArgs),
+    /// Build an AMI: launch a builder, install, test, make the image, publish it, leave nothing else
+    #[cfg(feature = "ec2")]
+    Build(Box<cloud::BuildArgs>),
+    /// Show, or remove, what runs that ended early have left in an account
+    #[cfg(feature = "ec2")]
+    Sweep(cloud::SweepArgs),
+    /// List the images that efa-gen built
+    #[cfg(feature = "ec2")]
+    Images(cloud::ImagesArgs),
+    /// Do something with one image
+    #[cfg(feature = "ec2")]
+    #[command(subcommand)]
+    Image(cloud::ImageCommand),
     /// Check the OpenPGP signature and digest of an EFA installer tarball
     Verify(VerifyArgs),
     /// Download an EFA installer tarball and check it before it gets its name
@@ -42,7 +59,7 @@ pub enum Command {
 }
 
 /// What to install, and for which machine.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
 pub struct RecipeArgs {
     /// Software stack: `guide`, `newest`, or a name that `efa-gen stacks` lists [default: guide, or
     /// newest where the guide's software is too old for the distribution]
@@ -135,7 +152,7 @@ pub struct ListArgs {
     pub output: OutputArg,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum OutputArg {
     /// For people
     Human,

@@ -45,6 +45,7 @@ def main():
         "reconnect": lambda address, server: guests.cut_off(address, server, False),
         "leave-free": guests.leave_free,
         "hosts": light.start,
+        "fail-image": ec2.fail_image,
     })
     secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     secure.load_cert_chain(os.path.join(folder, "tls.crt"), os.path.join(folder, "tls.key"))

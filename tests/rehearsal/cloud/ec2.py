@@ -14,6 +14,9 @@ what is not named below; where it would answer with a page of HTML, this answers
     images: what a copy keeps, deprecation, protection,   user guide, "Copy an AMI", "Deprecate an AMI", "Protect an
     sharing, IMDS support                                 AMI from deregistration", "Share an AMI"
     zones without the type                                AWS's offerings, in moto's files
+    the default VPC's way to the Internet                 VPC user guide, "Default VPC components"
+    the console of now, of Nitro's types alone            user guide, "Instance console output"
+    images that fail when told to                         ours, by fail_image
     the AMIs and SSM parameters                           amis.json: names and owners as published, ids invented; the
                                                           same ids in every region, which AWS does not do
 
@@ -47,12 +50,16 @@ from ec2_instance_actions import Instances
 from ec2_instances import extend_interfaces
 from ec2_launch import Launches
 
-__all__ = ["app", "images_with_root", "install"]
+__all__ = ["app", "fail_image", "images_with_root", "install"]
 
 # vCPUs on demand; the values are ours, the codes and names AWS's.
 QUOTAS = {
     "L-1216C47A": ("Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances", 1152.0),
     "L-417A185B": ("Running On-Demand P instances", 384.0),
+    "L-DB2E81BA": ("Running On-Demand G and VT instances", 384.0),
+    "L-34B43A08": ("All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests", 640.0),
+    "L-7212CCBC": ("All P4, P3 and P2 Spot Instance Requests", 192.0),
+    "L-3819A6DF": ("All G and VT Spot Instance Requests", 192.0),
 }
 
 
@@ -139,6 +146,22 @@ def _quota(backend, service_code, quota_code):
     }
 
 
+def _with_gateway(backend, *arguments, **more):
+    """moto's default VPC leads nowhere."""
+    _moto_backend(backend, *arguments, **more)
+    gateway = backend.create_internet_gateway()
+    backend.attach_internet_gateway(gateway.id, backend.default_vpc.id)
+    for table in list(backend.route_tables.values()):
+        backend.create_route(table.id, "0.0.0.0/0", gateway_id=gateway.id)
+
+
+def fail_image(name):
+    """The next image that an instance is made into under this name ends as failed."""
+    with RehearsalEc2.cloud.lock:
+        RehearsalEc2.cloud.failing_images.add(name)
+
+
+_moto_backend = EC2Backend.__init__
 _moto_parameters = ParameterDict._check_loading_status
 _moto_quota = ServiceQuotasBackend.get_service_quota
 
@@ -149,6 +172,7 @@ def install(guests):
     guests.on_stopped = RehearsalEc2.cloud.went_down
     urls.url_paths = {"{0}/": RehearsalEc2.dispatch}
     AmiBackend._load_amis = load_catalogue
+    EC2Backend.__init__ = _with_gateway
     EC2Backend.run_instances = _no_other_launches
     ParameterDict._check_loading_status = _load_parameters
     ServiceQuotasBackend.get_service_quota = _quota

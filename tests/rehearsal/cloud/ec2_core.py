@@ -82,6 +82,7 @@ class Cloud:
         self.pace = float(os.environ.get("EFA_GEN_REHEARSAL_PACE", "1"))
         self.instances = {}
         self.unused_images = set()
+        self.failing_images = set()
         self.image_hands = Hands("images")
         self.event_hands = Hands("events")
 

@@ -11,10 +11,16 @@ import re
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import utcnow
 from moto.ec2.exceptions import InvalidInstanceIdError, OperationDisableApiStopNotPermitted, OperationNotPermitted4
+from moto.ec2.models.instance_types import INSTANCE_TYPES
 
 from ec2_core import chosen, page, refusal, tags_of
 
 CONSOLE_BYTES = 64 * 1024
+
+
+def nitro(name):
+    kind = INSTANCE_TYPES[name]
+    return kind.get("Hypervisor") == "nitro" or kind["BareMetal"]
 
 
 def _interfaces(field):
@@ -164,6 +170,9 @@ class Instances:
 
     def get_console_output(self):
         instance = self.find_instance(self._get_param("InstanceId"))
+        if self._get_param("Latest") and not nitro(instance.instance_type):
+            # The text is ours [the code is assumed].
+            raise refusal("UnsupportedOperation", f"The latest output of {instance.instance_type} can't be had: no Nitro")
         output = base64.b64encode(instance.console()[-CONSOLE_BYTES:]).decode()
         return ActionResult({"InstanceId": instance.id, "Timestamp": utcnow(), "Output": output or None})
 

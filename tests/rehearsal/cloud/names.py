@@ -7,7 +7,10 @@ import struct
 
 import network
 
-SERVED = re.compile(r"(^|\.)(deb\.debian\.org|amazonaws\.com|rehearsal\.test)$")
+# AWS's own names are those without a region and those of the regions that there are.
+SERVED = re.compile(
+    r"(^|\.)(deb\.debian\.org|rehearsal\.test)$|^[a-z0-9-]+(\.(us-east-1|us-west-2|eu-west-1))?\.amazonaws\.com$"
+)
 GUEST = re.compile(r"^ip-(\d+)-(\d+)-(\d+)-(\d+)\.ec2\.internal$")
 
 

@@ -22,6 +22,26 @@ use crate::{files, report};
 const TARBALL_LIMIT: u64 = 8 << 30;
 
 pub fn run(args: &FetchArgs) -> Result<()> {
+    let (path, verified) = fetched(args)?;
+    tell(&path, &verified, args.output)
+}
+
+/// The flags with which a build looks at the installer that its plan names.
+#[cfg(feature = "ec2")]
+pub fn for_build(version: &str, mirror: Option<&str>, stack_file: Option<&Path>, folder: PathBuf) -> FetchArgs {
+    FetchArgs {
+        efa: Some(version.to_owned()),
+        out: folder,
+        base_url: None,
+        mirror: mirror.map(str::to_owned),
+        stack_file: stack_file.map(Path::to_owned),
+        trust: TrustArgs { key: None, fingerprint: None, sha256: None },
+        output: crate::cli::OutputArg::Human,
+    }
+}
+
+/// Downloads a tarball, or finds it, and checks it; returns where it is.
+pub fn fetched(args: &FetchArgs) -> Result<(PathBuf, Verified)> {
     let catalog = recipe::catalog(args.stack_file.as_deref())?;
     let guide = &catalog.stack("guide")?.stack.efa;
     let version = version(args.efa.as_deref().unwrap_or(guide))?;
@@ -30,7 +50,7 @@ pub fn run(args: &FetchArgs) -> Result<()> {
     let fetch = Fetch { args, downloader: Downloader::new(), source };
     let key = fetch.key()?;
     let verified = if fetch.source.path.exists() { fetch.check_existing(&key)? } else { fetch.download(&key)? };
-    tell(&fetch.source.path, &verified, args.output)
+    Ok((fetch.source.path, verified))
 }
 
 /// Where the files come from and what the tarball must satisfy: as the user's stack file has it, or as AWS publishes it.

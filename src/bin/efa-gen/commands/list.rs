@@ -108,7 +108,7 @@ pub fn stacks(args: &ListArgs) -> Result<()> {
 }
 
 /// A plain table: no borders, no colour, as wide as it needs to be.
-fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Result<()> {
+pub fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Result<()> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {

@@ -58,7 +58,7 @@ fn render_each<'a>(
 }
 
 /// The ids that the names stand for, each once, in the catalog's order for `all`.
-fn distributions(catalog: &Catalog, names: &[String]) -> Result<Vec<String>> {
+pub fn distributions(catalog: &Catalog, names: &[String]) -> Result<Vec<String>> {
     let mut seen = BTreeSet::new();
     let mut ids = Vec::new();
     for name in names {

@@ -1,0 +1,323 @@
+//! Owns the builder: key pair, security group, instance, each found again where a run goes on. Names and client tokens
+//! derive from the run, so that nothing is ever made twice. Knows nothing of what is installed.
+
+use std::time::Duration;
+
+use efa_gen::error::{Class, Error, Result};
+use efa_gen::render::builder as guest;
+
+use super::Build;
+use super::preflight::{self, Machine, Ready};
+use super::tags;
+use crate::cli::cloud::HostKey;
+use crate::ec2::Aws;
+use crate::ec2::model::{Instance, Kind, Launch, Tags, Thing};
+use crate::ec2::refusal::ApiError;
+use crate::events::{Event, Talk};
+use crate::files;
+use crate::ssh::{self, Guest};
+
+/// How long EC2 may take to know what it has just made (AWS EC2 API Reference, "Eventual consistency").
+const SETTLES: Duration = Duration::from_secs(60);
+
+/// From RunInstances to the host keys on the console: boot and cloud-init of an old distribution on a small type.
+const BOOTS: Duration = Duration::from_secs(15 * 60);
+
+/// GetConsoleOutput has no waiter, and no instance has two of these loops.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
+
+/// What a run's instance is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The image is made of it.
+    Builder,
+    /// The image is tested on it.
+    Gate,
+}
+
+impl Role {
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Builder => "builder",
+            Role::Gate => "gate",
+        }
+    }
+
+    /// The preflight refuses a gate that can't be launched, so a gate is never asked for where there is none.
+    fn machine(self, ready: &Ready) -> &Machine {
+        match self {
+            Role::Builder => &ready.builder,
+            Role::Gate => ready.gate.as_ref().unwrap_or(&ready.builder),
+        }
+    }
+}
+
+/// Repeats a call while EC2 does not know yet what was just made.
+pub async fn settled<T>(
+    mut call: impl AsyncFnMut() -> std::result::Result<T, ApiError>,
+) -> std::result::Result<T, ApiError> {
+    let end = tokio::time::Instant::now() + SETTLES;
+    loop {
+        match call().await {
+            Err(error) if error.is_not_found() && tokio::time::Instant::now() < end => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// The run's own tags for whatever it makes.
+pub fn run_tags(ready: &Ready, run: &str) -> Tags {
+    let mut all = ready.tags.clone();
+    all.insert(tags::RUN.into(), run.to_owned());
+    all.insert("Name".into(), name(run));
+    all
+}
+
+/// The name of a run's key pair, group and instance.
+fn name(run: &str) -> String {
+    format!("efa-gen-{run}")
+}
+
+impl Build<'_> {
+    /// The run's machine of this role, running: found, or made of `image`. Its host keys are known.
+    pub async fn machine(&mut self, role: Role, image: &str) -> Result<(Instance, Guest)> {
+        let instance = match self.own_instance(role).await? {
+            Some(instance) => instance,
+            None => self.make_machine(role, image).await?,
+        };
+        let guest = self.reach(&instance).await?;
+        Ok((instance, guest))
+    }
+
+    /// The run's instance of this role, if there is one. One that has ended is an error: a run never makes a second one.
+    pub async fn own_instance(&self, role: Role) -> Result<Option<Instance>> {
+        let run = self.folder.run.as_str();
+        let mut found = self.aws.instances(&[(&format!("tag:{}", tags::RUN), run)]).await?;
+        // A listing may not show yet what the ledger knows.
+        for id in self.folder.known_ids(Kind::Instance)? {
+            if !found.iter().any(|instance| instance.id == id) {
+                found.extend(self.aws.instance(&id).await?);
+            }
+        }
+        found.retain(|instance| instance.tags.get(tags::ROLE).is_some_and(|is| is == role.name()));
+        found.sort_by_key(|instance| {
+            ["running", "pending", "stopped", "stopping"].iter().position(|s| *s == instance.state).unwrap_or(9)
+        });
+        match found.into_iter().next() {
+            Some(instance) if ["terminated", "shutting-down"].contains(&instance.state.as_str()) => {
+                Err(gone(&instance))
+            }
+            other => Ok(other),
+        }
+    }
+
+    async fn make_machine(&mut self, role: Role, image: &str) -> Result<Instance> {
+        self.talk.step(format!("Make the {}'s key pair and security group", role.name()));
+        let key = self.key_pair().await?;
+        let vpc = self.ready.builder.subnets.first().map(|subnet| subnet.vpc.clone()).unwrap_or_default();
+        let group = self.group(&vpc).await?;
+        self.launch(role, image, &key, &group).await
+    }
+
+    /// The login key: made here, its private half in the run's folder alone, until the run's end.
+    async fn key_pair(&self) -> Result<String> {
+        let run = self.folder.run.as_str();
+        let name = name(run);
+        let path = self.folder.path.join("key");
+        let public = match files::read_if_there(&path, "login key")? {
+            Some(private) => ssh::public_of(&private)?,
+            None => {
+                let pair = ssh::new_key(&name)?;
+                files::write(&path, pair.private.as_bytes(), 0o600)?;
+                pair.public
+            }
+        };
+        let tags = run_tags(self.ready, run);
+        match self.aws.import_key(&name, &public, &tags, false).await {
+            Ok(()) => self.talk.emit(&Event::Made { kind: "key pair", id: name.clone() }),
+            // This run's: the name is the run's, the key is the one in its folder.
+            Err(error) if error.is_duplicate() => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(name)
+    }
+
+    async fn group(&self, vpc: &str) -> Result<String> {
+        let run = self.folder.run.as_str();
+        let name = name(run);
+        let tags = run_tags(self.ready, run);
+        let group =
+            match self.aws.create_group(&name, &format!("Builder of efa-gen run {run}"), vpc, &tags, false).await {
+                Ok(group) => {
+                    self.made(Kind::SecurityGroup, &group)?;
+                    group
+                }
+                Err(error) if error.is_duplicate() => self.group_by_name(&name, vpc).await?,
+                Err(error) => return Err(error.into()),
+            };
+        if !self.ready.ssh_cidrs.is_empty() {
+            settled(async || self.aws.allow_ssh(&group, &self.ready.ssh_cidrs).await).await?;
+        }
+        let gate = self.ready.gate.as_ref();
+        if self.ready.builder.info.efa > 0 || gate.is_some_and(|gate| gate.info.efa > 0) {
+            settled(async || self.aws.allow_members(&group).await).await?;
+        }
+        Ok(group)
+    }
+
+    async fn group_by_name(&self, name: &str, vpc: &str) -> Result<String> {
+        let found = settled(async || {
+            let groups = self.aws.groups(&[("group-name", name), ("vpc-id", vpc)]).await?;
+            groups.into_iter().next().ok_or_else(|| ApiError::not_found("DescribeSecurityGroups", name))
+        });
+        Ok(found.await?)
+    }
+
+    /// Launches in the first zone that has room. The token is the run's and the zone's: asked twice, EC2 answers with the
+    /// instance that is there.
+    async fn launch(&mut self, role: Role, image: &str, key: &str, group: &str) -> Result<Instance> {
+        let run = self.folder.run.as_str();
+        let mut tags = run_tags(self.ready, run);
+        tags.insert(tags::ROLE.into(), role.name().into());
+        let user_data = self.user_data()?;
+        let machine = role.machine(self.ready).clone();
+        let mut full = Vec::new();
+        for (index, subnet) in machine.subnets.iter().enumerate() {
+            if self.record.tried.get(role.name()).is_some_and(|tried| index < *tried) {
+                continue;
+            }
+            self.record.tried.insert(role.name().to_owned(), index);
+            self.folder.keep(self.record)?;
+            self.talk.step(format!("Launch a {} in {}", machine.kind, subnet.zone));
+            let launch = Launch {
+                image: image.to_owned(),
+                key: key.to_owned(),
+                group: group.to_owned(),
+                user_data: user_data.clone(),
+                token: format!("{run}-{}-{index}", role.name()),
+                tags: tags.clone(),
+                ..preflight::launch(self.args, self.plan, self.ready, &machine, subnet)
+            };
+            match settled(async || self.aws.launch(&launch, false).await).await {
+                Ok(instance) => {
+                    self.made(Kind::Instance, &instance.id)?;
+                    return Ok(instance);
+                }
+                Err(error) if error.is_capacity() => {
+                    self.talk.note(format!("{} has no room: {error}", subnet.zone));
+                    full.push(subnet.zone.clone());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let message = format!("no zone of {} has a {} to give: {}", self.aws.region, machine.kind, full.join(", "));
+        Err(Error::new(Class::Cloud, message)
+            .hint("try again later, or with another --builder-type: the builder needs no GPU and no EFA"))
+    }
+
+    fn user_data(&self) -> Result<String> {
+        let boothook =
+            guest::user_data(&self.folder.run, self.record.deadline, i64::from(self.args.builder.deadline) * 60)?;
+        match self.args.reach.host_key {
+            HostKey::Console => Ok(boothook),
+            HostKey::Inject => self.with_host_key(&boothook),
+        }
+    }
+
+    /// User-data that brings a host key of ours along.
+    fn with_host_key(&self, boothook: &str) -> Result<String> {
+        let path = self.folder.path.join("host_key");
+        let private = match files::read_if_there(&path, "host key")? {
+            Some(private) => private,
+            None => {
+                let pair = ssh::new_key("efa-gen")?;
+                files::write(&path, pair.private.as_bytes(), 0o600)?;
+                pair.private.into_bytes()
+            }
+        };
+        guest::with_host_key(boothook, &String::from_utf8_lossy(&private), &ssh::public_of(&private)?)
+    }
+
+    /// How to log in to it: waits for its address and its host keys, and for sshd.
+    pub async fn reach(&self, instance: &Instance) -> Result<Guest> {
+        self.talk.step(format!("Wait for {} to tell its host keys", instance.id));
+        let mut guest = Guest {
+            user: self.plan.base.user.clone(),
+            address: instance.id.clone(),
+            alias: instance.id.clone(),
+            folder: self.folder.path.clone(),
+            tty: self.plan.base.sudo_needs_tty,
+            proxy: self
+                .args
+                .reach
+                .session_manager
+                .then(|| session_manager(self.aws, self.args.account.profile.as_deref())),
+        };
+        if self.args.reach.host_key == HostKey::Inject {
+            let private = files::read(&self.folder.path.join("host_key"), "host key", 1 << 16)?;
+            let public = ssh::public_of(&private)?;
+            guest.trust(&[public.split(' ').take(2).collect::<Vec<_>>().join(" ")])?;
+        }
+        let end = tokio::time::Instant::now() + BOOTS;
+        loop {
+            let now = self.aws.instance(&instance.id).await?.unwrap_or_else(|| instance.clone());
+            if !["pending", "running"].contains(&now.state.as_str()) {
+                return Err(gone(&now));
+            }
+            let address = if self.ready.public_address { now.public_address } else { now.private_address };
+            if let (false, Some(address)) = (self.args.reach.session_manager, address) {
+                guest.address = address;
+            }
+            if !guest.is_trusted() && now.state == "running" {
+                let console = settled(async || self.aws.console(&instance.id).await).await?;
+                if let Some(keys) = guest::host_keys(&console, &self.folder.run) {
+                    guest.trust(&keys)?;
+                }
+            }
+            let addressed = self.args.reach.session_manager || guest.address != guest.alias;
+            if guest.is_trusted() && addressed {
+                break;
+            }
+            if tokio::time::Instant::now() > end {
+                return Err(Error::new(Class::Cloud, format!("{} did not tell its host keys within {} min", instance.id, BOOTS.as_secs() / 60))
+                    .hint("its console says how far it came: build again with --on-error keep, or with --host-key inject where the console is slow"));
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        Ok(guest)
+    }
+
+    /// Says that a thing exists, in the ledger first.
+    pub fn made(&self, kind: Kind, id: &str) -> Result<()> {
+        self.folder.made(&Thing {
+            region: self.aws.region.clone(),
+            kind,
+            id: id.to_owned(),
+            name: String::new(),
+            state: String::new(),
+            created: String::new(),
+            tags: Tags::from([(tags::RUN.to_owned(), self.folder.run.clone())]),
+        })?;
+        self.talk.emit(&Event::Made { kind: kind.name(), id: id.to_owned() });
+        Ok(())
+    }
+}
+
+/// The AWS CLI's tunnel (AWS Systems Manager User Guide, "Allow and control permissions for SSH connections").
+fn session_manager(aws: &Aws, profile: Option<&str>) -> String {
+    let profile = profile.map_or(String::new(), |profile| format!(" --profile '{profile}'"));
+    format!(
+        "aws ssm start-session --region {}{profile} --target %h --document-name AWS-StartSSHSession --parameters portNumber=%p",
+        aws.region
+    )
+}
+
+/// What is said of a builder that is not there any more.
+pub fn gone(instance: &Instance) -> Error {
+    let reason = if instance.reason.is_empty() { "EC2 does not say why" } else { &instance.reason };
+    Error::new(Class::Cloud, format!("builder {} is {}: {reason}", instance.id, instance.state)).hint(
+        "something outside of this run ended it, or it could not start (quota, spot, KMS key); what was installed on it is lost: build again",
+    )
+}

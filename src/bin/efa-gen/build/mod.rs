@@ -1,0 +1,223 @@
+//! Owns the order of a build: everything is looked for before it is made, so that a build that goes on after a crash is
+//! the same code as one that begins. Knows nothing of flags' meanings; each part has a module.
+
+pub mod builder;
+pub mod cost;
+pub mod describe;
+mod image;
+mod install;
+pub mod packer;
+pub mod preflight;
+pub mod problem;
+pub mod publish;
+pub mod run;
+pub mod sweep;
+pub mod tags;
+
+use std::time::Duration;
+
+use efa_gen::error::{Class, Error, Result};
+use efa_gen::plan::{Plan, When};
+
+use self::builder::Role;
+use self::install::Install;
+use self::preflight::Ready;
+use self::run::{Folder, Record};
+use crate::cli::cloud::BuildArgs;
+use crate::ec2::Aws;
+use crate::ec2::model::{Image, Instance, Tags};
+use crate::events::Talk;
+use crate::ssh::Guest;
+
+/// A shutdown of its own is all that a builder needs to end.
+const ENDS: Duration = Duration::from_secs(15 * 60);
+
+/// How long a login is tried between looks at the machine.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(20);
+
+/// One run: what it is to make, with what, and where it writes down how far it is.
+pub struct Build<'a> {
+    pub aws: &'a Aws,
+    pub plan: &'a Plan,
+    pub script: &'a str,
+    pub args: &'a BuildArgs,
+    pub ready: &'a Ready,
+    pub record: &'a mut Record,
+    pub folder: &'a Folder,
+    pub talk: &'a Talk,
+    /// Whether the run began in another process.
+    pub resumed: bool,
+}
+
+/// What a build came to.
+#[derive(Debug, Clone)]
+pub struct Built {
+    pub image: Image,
+    pub copies: Vec<publish::Copy>,
+}
+
+impl Build<'_> {
+    /// From wherever the run is to a published image. The builder is gone when it returns well.
+    pub async fn run(&mut self) -> Result<Built> {
+        let image = match self.own_image().await? {
+            Some(image) if image.state == "failed" => return Err(failed(&image)),
+            Some(image) => {
+                self.talk.step(format!("Go on with image {}", image.id));
+                publish::wait_until_believed(self.aws, &image.id, self.talk).await?
+            }
+            None => self.make_image().await?,
+        };
+        let copies = self.publish(&image).await?;
+        Ok(Built { image, copies })
+    }
+
+    async fn make_image(&mut self) -> Result<Image> {
+        let there = self.own_instance(Role::Builder).await?;
+        if let Some(instance) = there.filter(|instance| ["stopped", "stopping"].contains(&instance.state.as_str())) {
+            if !self.is_sealed(&instance).await? {
+                let message = format!("builder {} was stopped from outside before it was sealed", instance.id);
+                return Err(Error::new(Class::Cloud, message)
+                    .hint("start it and use --resume, or sweep the run and build again"));
+            }
+            return self.image(&instance, None).await;
+        }
+        let (instance, guest) = self.machine(Role::Builder, &self.ready.base.id).await?;
+        match self.install(&instance, &guest).await {
+            Ok(true) => self.image(&instance, None).await,
+            Ok(false) => match self.image(&instance, Some(&guest)).await {
+                Err(error) if error.class() == Class::Install => Err(self.with_logs(&instance, &guest, error).await),
+                other => other,
+            },
+            Err(error) => Err(self.with_logs(&instance, &guest, error).await),
+        }
+    }
+
+    /// Every stage but the seal. True if the seal is done already: then there is no login any more.
+    async fn install(&self, instance: &Instance, guest: &Guest) -> Result<bool> {
+        self.talk.step(format!("Log in to {}", guest.address));
+        if self.log_in(instance, guest).await? {
+            return Ok(true);
+        }
+        let install = Install { guest, plan: self.plan, talk: self.talk };
+        install.upload(self.script).await?;
+        for stage in &self.plan.stages {
+            let here = match stage.run {
+                When::Install => true,
+                When::Target => self.ready.builder.info.gpus > 0,
+                When::Image => false,
+            };
+            if here && let Err(error) = install.stage(stage).await {
+                return Err(self.ended_or(instance, error).await);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits until a login succeeds. True if none ever will again, because a process before this one has sealed the machine.
+    async fn log_in(&self, instance: &Instance, guest: &Guest) -> Result<bool> {
+        let end = tokio::time::Instant::now() + install::UP;
+        loop {
+            match guest.wait_until_up(BETWEEN_LOOKS).await {
+                Ok(()) => return Ok(false),
+                Err(error) if error.class() == Class::Refused => return Err(error),
+                Err(_) if self.resumed && self.is_sealed(instance).await? => return Ok(true),
+                Err(error) => match self.ended_or(instance, error).await {
+                    error if error.class() == Class::Cloud || tokio::time::Instant::now() > end => return Err(error),
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    /// A machine that somebody ended is a better reason than a lost connection.
+    async fn ended_or(&self, instance: &Instance, error: Error) -> Error {
+        match self.aws.instance(&instance.id).await {
+            Ok(Some(now)) if !["pending", "running"].contains(&now.state.as_str()) => builder::gone(&now),
+            _ => error,
+        }
+    }
+
+    /// Fetches what tells why, before anything is removed.
+    async fn with_logs(&self, instance: &Instance, guest: &Guest, error: Error) -> Error {
+        if error.class() != Class::Cloud {
+            Install { guest, plan: self.plan, talk: self.talk }.fetch_log(&self.folder.path).await;
+        }
+        match self.aws.console(&instance.id).await {
+            Ok(console) => {
+                let path = self.folder.path.join("console.log");
+                match crate::files::write(&path, console.as_bytes(), 0o600) {
+                    Ok(()) => self.talk.note(format!("its console is in {}", path.display())),
+                    Err(error) => self.talk.note(error.to_string()),
+                }
+            }
+            Err(error) => self.talk.note(format!("its console could not be fetched: {error}")),
+        }
+        error
+    }
+
+    /// The builder goes while the image is tested, copied and shared.
+    async fn publish(&mut self, image: &Image) -> Result<Vec<publish::Copy>> {
+        let builder = self.own_instance(Role::Builder).await.unwrap_or_default();
+        let aws = self.aws;
+        let (ended, published) = tokio::join!(
+            async {
+                match builder {
+                    Some(builder) => aws.terminate(&[builder.id], ENDS).await,
+                    None => Ok(()),
+                }
+            },
+            async {
+                self.gate(image).await?;
+                publish::publish(aws, image, &self.args.publish, &self.folder.run, self.talk).await
+            },
+        );
+        let copies = published?;
+        ended?;
+        Ok(copies)
+    }
+
+    /// Guide step 8 on a machine of the type that the image is for. An image that fails is tagged so and goes to nobody.
+    async fn gate(&mut self, image: &Image) -> Result<()> {
+        if self.ready.gate.is_none() || image.tags.get(tags::VERDICT).is_some_and(|verdict| verdict == "passed") {
+            return Ok(());
+        }
+        self.talk.step("Test the image on a machine of its type");
+        let (instance, guest) = self.machine(Role::Gate, &image.id).await?;
+        guest.wait_until_up(install::UP).await?;
+        let install = Install { guest: &guest, plan: self.plan, talk: self.talk };
+        let mut verdict = Ok(());
+        for stage in self.plan.stages.iter().filter(|stage| stage.run == When::Target) {
+            verdict = install.stage(stage).await;
+            if verdict.is_err() {
+                break;
+            }
+        }
+        let (word, state) = if verdict.is_ok() { ("passed", tags::BUILDING) } else { ("failed", tags::REFUSED) };
+        let tags =
+            Tags::from([(tags::VERDICT.to_owned(), word.to_owned()), (tags::STATE.to_owned(), state.to_owned())]);
+        let on: Vec<String> = image.snapshots.iter().chain([&image.id]).cloned().collect();
+        match verdict {
+            // A connection that was lost says nothing of the image.
+            Err(error) if error.class() == Class::Io => return Err(error),
+            _ => self.aws.tag(&on, &tags).await?,
+        }
+        if let Err(error) = verdict {
+            let error = self.with_logs(&instance, &guest, error).await;
+            let hint = format!(
+                "{} is tagged {}=failed and was not published; efa-gen image rm removes it",
+                image.id,
+                tags::VERDICT
+            );
+            return Err(Error::new(Class::Check, format!("image {} did not pass its gate", image.id))
+                .because(error)
+                .hint(hint));
+        }
+        self.aws.terminate(&[instance.id], ENDS).await?;
+        Ok(())
+    }
+}
+
+fn failed(image: &Image) -> Error {
+    Error::new(Class::Cloud, format!("image {} has failed: {}", image.id, image.reason))
+        .hint("sweep the run and build again; a KMS key that can't be used is the usual reason")
+}

@@ -1,0 +1,555 @@
+//! Owns what is found out before anything is made: who pays, from which AMI, where, by which name, and every reason why
+//! the build would fail. It only reads, and asks by dry run. Knows nothing of how a build goes on.
+
+use std::collections::BTreeSet;
+
+use efa_gen::catalog::Catalog;
+use efa_gen::catalog::distribution::Distribution;
+use efa_gen::error::{Class, Error, Result};
+use efa_gen::plan::{Plan, When};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::problem::Problem;
+use super::{publish, tags};
+use crate::cli::cloud::{BuildArgs, HostKey};
+use crate::download::Downloader;
+use crate::ec2::Aws;
+use crate::ec2::model::{Identity, Image, Launch, Subnet, Tags, TypeInfo};
+
+/// Tells the address that a request came from, as one line (AWS's own, used by its documentation).
+const CHECK_IP: &str = "https://checkip.amazonaws.com";
+
+/// vCPU quotas by the first letters of a type, on demand and spot (AWS EC2 User Guide, "Amazon EC2 instance type quotas").
+const QUOTAS: [(&[&str], &str, &str); 3] = [
+    (&["p"], "L-417A185B", "L-7212CCBC"),
+    (&["g", "vt"], "L-DB2E81BA", "L-3819A6DF"),
+    (&["a", "c", "d", "h", "i", "m", "r", "t", "z"], "L-1216C47A", "L-34B43A08"),
+];
+
+/// Everything that the build needs to know of the account; every choice is made here.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ready {
+    pub identity: Identity,
+    pub region: String,
+    pub base: Image,
+    pub builder: Machine,
+    /// The machine on which the image is tested before it is published.
+    pub gate: Option<Machine>,
+    pub public_address: bool,
+    pub ssh_cidrs: Vec<String>,
+    pub root_gib: i32,
+    /// Name of the image to be.
+    pub name: String,
+    /// An image of the same plan on the same base.
+    pub existing: Option<Image>,
+    pub notes: Vec<String>,
+    #[serde(skip)]
+    pub tags: Tags,
+}
+
+/// A kind of machine that is to be launched.
+#[derive(Debug, Clone, Serialize)]
+pub struct Machine {
+    pub kind: String,
+    pub info: TypeInfo,
+    /// Where it is tried, in this order.
+    pub subnets: Vec<Subnet>,
+}
+
+/// One preflight.
+pub struct Preflight<'a> {
+    pub aws: &'a Aws,
+    pub catalog: &'a Catalog,
+    pub plan: &'a Plan,
+    pub distribution: &'a Distribution,
+    pub args: &'a BuildArgs,
+    /// The run that goes on, whose own half-made image does not stand in its way.
+    pub run: Option<&'a str>,
+    pub problems: Vec<Problem>,
+    pub notes: Vec<String>,
+}
+
+impl<'a> Preflight<'a> {
+    pub fn new(
+        aws: &'a Aws,
+        catalog: &'a Catalog,
+        plan: &'a Plan,
+        args: &'a BuildArgs,
+        run: Option<&'a str>,
+    ) -> Result<Self> {
+        let distribution = catalog.distribution(&plan.distribution)?;
+        Ok(Preflight { aws, catalog, plan, distribution, args, run, problems: Vec::new(), notes: Vec::new() })
+    }
+
+    /// Asks everything; the problems are all of them, not the first.
+    pub async fn run(mut self) -> std::result::Result<Ready, Vec<Problem>> {
+        self.check_flags();
+        let identity = match self.aws.identity().await {
+            Ok(identity) => identity,
+            // Nothing else would be answered either.
+            Err(error) => {
+                self.problems.insert(0, error.into());
+                return Err(self.problems);
+            }
+        };
+        let base = self.base().await;
+        let builder = self.machine(&self.args.builder.builder_type, "--builder-type").await;
+        let gate = match &self.args.publish.gate {
+            Some(kind) => self.machine(kind, "--gate").await,
+            None => None,
+        };
+        let public_address = match builder.as_ref().and_then(|builder| builder.subnets.first()) {
+            Some(subnet) => self.route(subnet).await,
+            None => false,
+        };
+        let ssh_cidrs = self.cidrs(public_address).await;
+        let (Some(base), Some(builder)) = (base, builder) else { return Err(self.problems) };
+        for machine in [Some(&builder), gate.as_ref()].into_iter().flatten() {
+            self.check_machine(machine).await;
+        }
+        let root_gib = self.root_gib(&base);
+        let name = self.args.publish.name.clone().unwrap_or_else(|| self.default_name(&base));
+        let existing = self.existing(&base, &name).await;
+        let mut ready = Ready {
+            tags: self.tags(&base),
+            region: self.aws.region.clone(),
+            notes: Vec::new(),
+            identity,
+            base,
+            builder,
+            gate,
+            public_address,
+            ssh_cidrs,
+            root_gib,
+            name,
+            existing,
+        };
+        if ready.existing.is_none() {
+            self.dry_runs(&ready).await;
+        }
+        ready.notes = self.notes;
+        if self.problems.is_empty() { Ok(ready) } else { Err(self.problems) }
+    }
+
+    fn add(&mut self, problem: impl Into<Problem>) {
+        self.problems.push(problem.into());
+    }
+
+    /// What can be said without asking anybody.
+    fn check_flags(&mut self) {
+        let BuildArgs { publish, builder, reach, .. } = self.args;
+        let encrypted = !builder.no_encrypt;
+        let now = Timestamp::now();
+        let found = publish::check(publish, encrypted, builder.kms_key.as_deref(), &self.aws.region, now);
+        self.problems.extend(found);
+        if let Err(error) = own_tags(&builder.tag) {
+            self.add(error);
+        }
+        for cidr in &reach.ssh_cidr {
+            if let Err(problem) = check_cidr(cidr) {
+                self.add(problem);
+            }
+        }
+        if reach.private && reach.ssh_cidr.is_empty() {
+            self.add(Problem::usage(
+                "--private needs --ssh-cidr",
+                "name the private range that you connect from, such as 10.0.0.0/8",
+            ));
+        }
+        if let Some(gate) = &publish.gate
+            && !self.plan.stages.iter().any(|stage| stage.run == When::Target)
+        {
+            let what = format!("--gate {gate} has nothing to run: the plan has no test");
+            self.add(Problem::usage(
+                what,
+                "add --test, which ends the script with guide step 8; --no-gpu leaves nothing to test",
+            ));
+        }
+    }
+
+    /// The AMI to start from.
+    async fn base(&mut self) -> Option<Image> {
+        let found = match &self.args.builder.source_ami {
+            Some(id) => self.aws.image(id).await.map(|image| {
+                image.ok_or_else(|| {
+                    Problem::new(
+                        format!("the region {} has no AMI {id} that this account may see", self.aws.region),
+                        "AMI ids belong to one region; a private one must be shared with the account",
+                    )
+                })
+            }),
+            None => self.newest_base().await,
+        };
+        let base = match found {
+            Ok(Ok(base)) => base,
+            Ok(Err(problem)) => {
+                self.add(problem);
+                return None;
+            }
+            Err(error) => {
+                self.add(error);
+                return None;
+            }
+        };
+        let wanted = &self.plan.base.architecture;
+        if base.architecture != *wanted {
+            let what = format!(
+                "AMI {} is for {}, {} is built for {wanted}",
+                base.id, base.architecture, self.plan.distribution
+            );
+            self.add(Problem::new(what, "choose an AMI of the other architecture"));
+        }
+        if base.state != "available" {
+            self.add(Problem::new(format!("AMI {} is {}", base.id, base.state), "wait until it is available"));
+        }
+        if base.root_device.is_empty() || base.root_gib == 0 {
+            let what = format!("AMI {} has no EBS root volume", base.id);
+            self.add(Problem::new(what, "an image can be made of an EBS-backed machine alone"));
+        }
+        Some(base)
+    }
+
+    /// As the publisher's SSM parameter has it, else the newest that the filter finds.
+    async fn newest_base(
+        &mut self,
+    ) -> std::result::Result<std::result::Result<Image, Problem>, crate::ec2::refusal::ApiError> {
+        let ami = &self.distribution.ami;
+        if let Some(parameter) = &ami.ssm_parameter {
+            match self.aws.parameter(parameter).await? {
+                Some(id) => {
+                    if let Some(image) = self.aws.image(&id).await? {
+                        return Ok(Ok(image));
+                    }
+                }
+                None => {
+                    self.notes.push(format!("the SSM parameter {parameter} is gone; the newest AMI by name is taken"))
+                }
+            }
+        }
+        let owners: Vec<&str> = ami.owners.iter().map(String::as_str).collect();
+        let filters = [
+            ("name", ami.name.as_str()),
+            ("architecture", &self.plan.base.architecture),
+            ("root-device-type", "ebs"),
+            ("state", "available"),
+            ("virtualization-type", "hvm"),
+        ];
+        let images = self.aws.images(&owners, &filters).await?;
+        Ok(images.into_iter().max_by(|one, other| one.created.cmp(&other.created)).ok_or_else(|| {
+            let what =
+                format!("{} has no AMI {} of owner {} any more", self.aws.region, ami.name, ami.owners.join(" or "));
+            Problem::new(what, "name one with --source-ami; AMIs of old distributions are kept by some accounts")
+        }))
+    }
+
+    /// What EC2 says of a type, and the subnets in zones that have it.
+    async fn machine(&mut self, kind: &str, flag: &str) -> Option<Machine> {
+        match self.aws.instance_type(kind).await {
+            Ok(Some(info)) => {
+                let subnets = self.subnets(kind).await;
+                Some(Machine { kind: kind.to_owned(), info, subnets })
+            }
+            Ok(None) => {
+                let known = self.catalog.instance_type(kind).ok().and_then(|known| known.note.clone());
+                let note = known.map_or(String::new(), |note| format!(": {note}"));
+                let what = format!("{} does not offer {kind}{note}", self.aws.region);
+                self.add(Problem::new(
+                    what,
+                    format!("choose another {flag}, or another region; a builder needs no GPU and no EFA"),
+                ));
+                None
+            }
+            Err(error) => {
+                self.add(error);
+                None
+            }
+        }
+    }
+
+    async fn check_machine(&mut self, machine: &Machine) {
+        let Machine { kind, info, .. } = machine;
+        if !info.architectures.contains(&self.plan.base.architecture) {
+            let of = info.architectures.join(", ");
+            let what = format!("{kind} is a machine for {of}, the plan is for {}", self.plan.base.architecture);
+            self.add(Problem::new(what, "choose a type of the plan's architecture"));
+        }
+        if self.args.builder.spot && !info.spot {
+            self.add(Problem::new(format!("{kind} can't be had as spot"), "leave out --spot"));
+        }
+        if !info.nitro && self.args.reach.host_key == HostKey::Console {
+            let what = format!("the console of {kind} can't be read while it runs");
+            self.add(Problem::new(what, "choose a type of the Nitro system, or --host-key inject"));
+        }
+        self.check_quota(machine).await;
+    }
+
+    /// Subnets in zones that have the type.
+    async fn subnets(&mut self, kind: &str) -> Vec<Subnet> {
+        let zones = match self.aws.zones_with(kind).await {
+            Ok(zones) => zones,
+            Err(error) => {
+                self.add(error);
+                return Vec::new();
+            }
+        };
+        let filter = match &self.args.builder.subnet {
+            Some(id) => ("subnet-id", id.as_str()),
+            None => ("default-for-az", "true"),
+        };
+        let mut subnets = match self.aws.subnets(&[filter]).await {
+            Ok(subnets) => subnets,
+            Err(error) => {
+                self.add(error);
+                return Vec::new();
+            }
+        };
+        if subnets.is_empty() {
+            self.add(match &self.args.builder.subnet {
+                Some(id) => {
+                    Problem::new(format!("{} has no subnet {id}", self.aws.region), "is it in this region and account?")
+                }
+                None => Problem::new(
+                    format!("{} has no default VPC in this account", self.aws.region),
+                    "give --subnet, or make one: aws ec2 create-default-vpc",
+                ),
+            });
+            return subnets;
+        }
+        let all = subnets.clone();
+        subnets.retain(|subnet| zones.contains(&subnet.zone));
+        if let (true, Some(subnet)) = (subnets.is_empty(), all.first()) {
+            let what = format!("zone {} of subnet {} does not have {kind}", subnet.zone, subnet.id);
+            let have = if zones.is_empty() {
+                "no zone of the region has it now".into()
+            } else {
+                format!("these zones have it: {}", zones.join(", "))
+            };
+            self.add(Problem::new(what, have));
+        }
+        let full: Vec<&Subnet> = subnets.iter().filter(|subnet| subnet.free_addresses == 0).collect();
+        if let (Some(subnet), true) = (full.first(), full.len() == subnets.len()) {
+            self.add(Problem::new(format!("subnet {} has no free address", subnet.id), "choose another --subnet"));
+        }
+        subnets.sort_by(|one, other| one.zone.cmp(&other.zone));
+        subnets
+    }
+
+    /// Whether the builder gets a public address; there must be a way out, or the downloads fail after minutes.
+    async fn route(&mut self, subnet: &Subnet) -> bool {
+        let via = match self.aws.default_route(subnet).await {
+            Ok(via) => via,
+            Err(error) => {
+                self.add(error);
+                return false;
+            }
+        };
+        let internet = via.as_ref().is_some_and(|via| via.starts_with("igw-"));
+        let reach = &self.args.reach;
+        if via.is_none() && self.args.recipe.mirror.is_none() {
+            let what = format!("subnet {} has no route to the Internet", subnet.id);
+            self.add(Problem::new(
+                what,
+                "choose a subnet with a route through an Internet or NAT gateway, or --mirror within the VPC",
+            ));
+        } else if !internet && !reach.private && !reach.session_manager {
+            let what =
+                format!("subnet {} has no Internet gateway: nothing from outside can reach the builder", subnet.id);
+            self.add(Problem::new(
+                what,
+                "connect by --private from within, by --session-manager, or choose another --subnet",
+            ));
+        }
+        internet && !reach.private
+    }
+
+    /// Who may connect.
+    async fn cidrs(&mut self, public: bool) -> Vec<String> {
+        let reach = &self.args.reach;
+        if !reach.ssh_cidr.is_empty() || reach.session_manager || !public {
+            return reach.ssh_cidr.clone();
+        }
+        let asked = tokio::task::spawn_blocking(|| Downloader::new().small(CHECK_IP, 64)).await;
+        let answer = asked.ok().and_then(std::result::Result::ok).and_then(|bytes| String::from_utf8(bytes).ok());
+        match answer.and_then(|text| text.trim().parse::<std::net::IpAddr>().ok()) {
+            Some(address) => {
+                let bits = if address.is_ipv4() { 32 } else { 128 };
+                self.notes.push(format!(
+                    "port 22 of the builder is open to {address} alone, your address as {CHECK_IP} sees it"
+                ));
+                vec![format!("{address}/{bits}")]
+            }
+            None => {
+                let what = format!("{CHECK_IP} did not tell your address");
+                self.add(Problem {
+                    class: Class::Io,
+                    ..Problem::new(what, "name the addresses that may connect: --ssh-cidr 203.0.113.7/32")
+                });
+                Vec::new()
+            }
+        }
+    }
+
+    /// Only the limit: what is in use, EC2 tells no one before RunInstances.
+    async fn check_quota(&mut self, machine: &Machine) {
+        let Machine { kind, info, .. } = machine;
+        let family: String = kind.chars().take_while(char::is_ascii_alphabetic).collect();
+        let quota = QUOTAS.iter().find(|(names, ..)| {
+            names.contains(&family.as_str()) || names.iter().any(|n| family.starts_with(n) && n.len() == 1)
+        });
+        let Some((_, on_demand, spot)) = quota else { return };
+        let code = if self.args.builder.spot { spot } else { on_demand };
+        match self.aws.quota(code).await {
+            Ok(Some(limit)) if limit < f64::from(info.vcpus) => {
+                let what = format!("the account's quota {code} is {limit} vCPUs, {kind} has {}", info.vcpus);
+                self.add(Problem::new(what, "ask for more under Service Quotas, or choose a smaller type"));
+            }
+            Ok(_) => {}
+            Err(error) => self.notes.push(format!("the vCPU quota was not checked: {error}")),
+        }
+    }
+
+    fn root_gib(&mut self, base: &Image) -> i32 {
+        let needed = i32::try_from(self.plan.base.root_gib).unwrap_or(i32::MAX).max(base.root_gib);
+        match self.args.builder.root_gib.map(i32::from) {
+            Some(asked) if asked < needed => {
+                let what = format!("--root-gib {asked} is too small: the plan and AMI {} need {needed} GiB", base.id);
+                self.add(Problem::new(what, format!("leave it out, or give {needed} or more")));
+                needed
+            }
+            asked => asked.unwrap_or(needed),
+        }
+    }
+
+    /// The same plan on the same base has the same name.
+    fn default_name(&self, base: &Image) -> String {
+        let digest = self.plan.digest();
+        let base = base.id.trim_start_matches("ami-");
+        let base = &base[..base.len().min(8)];
+        let name = format!("efa-gen-{}-{}-{}-{base}", self.plan.distribution, self.plan.stack, &digest[..12]);
+        if self.args.force { format!("{name}-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S")) } else { name }
+    }
+
+    /// An image that need not be built again. One that has the name and is another is a problem.
+    async fn existing(&mut self, base: &Image, name: &str) -> Option<Image> {
+        let digest = self.plan.digest();
+        let found = match self.aws.images(&["self"], &[("name", name)]).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.add(error);
+                return None;
+            }
+        };
+        let same =
+            |image: &Image| image.tags.get(tags::PLAN) == Some(&digest) && image.tags.get(tags::BASE) == Some(&base.id);
+        match found.into_iter().next() {
+            None => None,
+            Some(image) if image.tags.get(tags::RUN).is_some_and(|run| Some(run.as_str()) == self.run) => None,
+            Some(image)
+                if same(&image)
+                    && image.tags.get(tags::STATE).map(String::as_str) == Some(tags::PUBLISHED)
+                    && !self.args.force =>
+            {
+                Some(image)
+            }
+            Some(image) => {
+                let run = image.tags.get(tags::RUN);
+                let hint = match run {
+                    Some(run) if !self.args.force => format!(
+                        "another run left it unfinished: efa-gen build --resume {run}, or efa-gen sweep --run {run}"
+                    ),
+                    _ => "choose another --name, or remove that image: efa-gen image rm".to_owned(),
+                };
+                self.add(Problem::new(format!("the name {name} is taken by {}", image.id), hint));
+                None
+            }
+        }
+    }
+
+    fn tags(&self, base: &Image) -> Tags {
+        let mut all = own_tags(&self.args.builder.tag).unwrap_or_default();
+        all.extend(tags::of_plan(self.plan));
+        all.insert(tags::BASE.into(), base.id.clone());
+        all.insert(tags::BASE_NAME.into(), base.name.clone());
+        all
+    }
+
+    /// What can be asked without making anything. Stop, CreateImage and the like need an instance to be asked about.
+    async fn dry_runs(&mut self, ready: &Ready) {
+        let Some(subnet) = ready.builder.subnets.first() else { return };
+        let name = "efa-gen-dry-run";
+        let key = crate::ssh::new_key("efa-gen-dry-run").map(|pair| pair.public).unwrap_or_default();
+        let launch = launch(self.args, self.plan, ready, &ready.builder, subnet);
+        let answers = [
+            self.aws.import_key(name, &key, &ready.tags, true).await.err(),
+            self.aws.create_group(name, "efa-gen dry run", &subnet.vpc, &ready.tags, true).await.err(),
+            self.aws.launch(&launch, true).await.err(),
+        ];
+        for error in answers.into_iter().flatten().filter(|error| !error.is_dry_run()) {
+            self.add(error);
+        }
+    }
+}
+
+/// The launch of a machine without its key pair, group, user-data and token, which come later.
+pub fn launch(args: &BuildArgs, plan: &Plan, ready: &Ready, machine: &Machine, subnet: &Subnet) -> Launch {
+    Launch {
+        image: ready.base.id.clone(),
+        kind: machine.kind.clone(),
+        subnet: subnet.id.clone(),
+        group: String::new(),
+        key: String::new(),
+        user_data: String::new(),
+        token: String::new(),
+        root_device: ready.base.root_device.clone(),
+        root_gib: ready.root_gib,
+        kms_key: args.builder.kms_key.clone(),
+        encrypted: !args.builder.no_encrypt,
+        imds_v2: plan.base.imdsv2,
+        public_address: Some(ready.public_address),
+        efa: machine.info.efa > 0,
+        spot: args.builder.spot,
+        profile: args.reach.instance_profile.clone(),
+        tags: ready.tags.clone(),
+    }
+}
+
+/// `KEY=VALUE` flags as tags, by EC2's limits (AWS EC2 User Guide, "Tag your Amazon EC2 resources").
+fn own_tags(flags: &[String]) -> Result<Tags> {
+    let wrong = |flag: &str, why: &str| {
+        Error::new(Class::Usage, format!("--tag {flag}: {why}")).hint("a tag is written like team=hpc")
+    };
+    let mut seen = BTreeSet::new();
+    let mut tags = Tags::new();
+    for flag in flags {
+        let (key, value) = flag.split_once('=').ok_or_else(|| wrong(flag, "there is no `=`"))?;
+        if key.is_empty() || key.chars().count() > 128 || value.chars().count() > 256 {
+            return Err(wrong(flag, "a key has 1 to 128 characters, a value at most 256"));
+        }
+        if key.starts_with("aws:") || key.starts_with("efa-gen:") {
+            return Err(wrong(flag, "keys that begin with `aws:` or `efa-gen:` are not yours to give"));
+        }
+        if !seen.insert(key) {
+            return Err(wrong(flag, "this key is given twice"));
+        }
+        tags.insert(key.to_owned(), value.to_owned());
+    }
+    // EC2 allows 50; efa-gen's own are 17 or fewer.
+    if tags.len() > 33 {
+        return Err(Error::new(Class::Usage, format!("{} tags are too many", tags.len()))
+            .hint("33 at most: EC2 allows 50, efa-gen needs the rest"));
+    }
+    Ok(tags)
+}
+
+fn check_cidr(cidr: &str) -> std::result::Result<(), Problem> {
+    let wrong = |why: &str| Problem::usage(format!("--ssh-cidr {cidr}: {why}"), "write it like 203.0.113.7/32");
+    let (address, bits) = cidr.split_once('/').ok_or_else(|| wrong("there is no `/`"))?;
+    let address: std::net::IpAddr = address.parse().map_err(|_| wrong("this is not an address"))?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    match bits.parse::<u8>() {
+        Ok(0) => Err(wrong("the whole Internet is not one of those who may connect")),
+        Ok(bits) if bits <= most => Ok(()),
+        _ => Err(wrong("the number after `/` is wrong")),
+    }
+}

@@ -1,0 +1,52 @@
+//! Owns one thing that a preflight found wrong, and how several of them are told at once.
+
+use efa_gen::error::{Class, Error};
+
+use crate::ec2::refusal::ApiError;
+use crate::report;
+
+/// Something that would make a build fail.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    pub class: Class,
+    pub what: String,
+    pub hint: String,
+}
+
+impl Problem {
+    /// What was asked for can't be had.
+    pub fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Problem { class: Class::Plan, what: what.into(), hint: hint.into() }
+    }
+
+    /// A malformed value.
+    pub fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Problem { class: Class::Usage, what: what.into(), hint: hint.into() }
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let hint = error.hint_text().unwrap_or_default().to_owned();
+        Problem { class: error.class(), what: error.to_string(), hint }
+    }
+}
+
+impl From<ApiError> for Problem {
+    fn from(error: ApiError) -> Self {
+        Error::from(error).into()
+    }
+}
+
+/// Prints all of them and makes the one error that ends the command; its class is the first one's.
+pub fn refuse(problems: &[Problem]) -> Error {
+    for problem in problems {
+        report::say(&format!("problem: {}", problem.what));
+        if !problem.hint.is_empty() {
+            report::say(&format!("   hint: {}", problem.hint));
+        }
+    }
+    let class = problems.first().map_or(Class::Bug, |problem| problem.class);
+    let count = if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };
+    Error::new(class, format!("{count} found before anything was made"))
+}

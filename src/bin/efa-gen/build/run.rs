@@ -1,0 +1,153 @@
+//! Owns what is kept of a run on this machine: its folder with the flags, the login key, the known host keys, the log and
+//! the ledger of what was made. A cache: the tags in the account are the truth. Knows nothing of AWS's calls.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use efa_gen::error::{Class, Error, Result};
+use serde::{Deserialize, Serialize};
+use ssh_key::rand_core::{OsRng, RngCore};
+
+use crate::cli::cloud::BuildArgs;
+use crate::ec2::model::{Kind, Thing};
+use crate::files;
+
+/// What a run needs to go on after a crash.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    pub run: String,
+    pub distribution: String,
+    /// The flags as they were given.
+    pub args: BuildArgs,
+    pub account: String,
+    pub region: String,
+    /// The plan's digest: the same flags must still give it.
+    pub plan: String,
+    /// Id of the base AMI.
+    pub base: String,
+    /// Name of the image to be.
+    pub name: String,
+    pub ssh_cidrs: Vec<String>,
+    /// Seconds since 1970 at which the builder ends itself.
+    pub deadline: i64,
+    /// By role: which of its subnets was tried last. Their order is that of the zones' names.
+    pub tried: BTreeMap<String, usize>,
+}
+
+/// The folder of one run.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    pub path: PathBuf,
+    pub run: String,
+}
+
+/// A new run's name: the time in UTC, and something that no other run of this second has.
+pub fn new_id() -> String {
+    let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
+    format!("{now}-{:04x}", OsRng.next_u32() & 0xffff)
+}
+
+/// Where a run's files are. Refuses what is not a run's name.
+pub fn folder_of(run: &str) -> Result<PathBuf> {
+    let form: String = run.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    let good =
+        run.len() == 20 && form.starts_with("00000000-000000-") && run[16..].chars().all(|c| c.is_ascii_hexdigit());
+    if !good {
+        return Err(Error::new(Class::Usage, format!("{run:?} is not the name of a run"))
+            .hint("a run is named like 20261122-171500-ab12; `efa-gen sweep` lists those that left something"));
+    }
+    Ok(runs_folder()?.join(run))
+}
+
+/// `$XDG_STATE_HOME/efa-gen/runs`, which the XDG base directory specification puts below ~/.local/state.
+fn runs_folder() -> Result<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    let none = || Error::new(Class::Io, "there is no folder for the run's files").hint("set HOME or XDG_STATE_HOME");
+    Ok(state.ok_or_else(none)?.join("efa-gen/runs"))
+}
+
+impl Folder {
+    /// The folder of a new run, for its owner alone.
+    pub fn create(run: &str) -> Result<Self> {
+        let path = folder_of(run)?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|error| Error::new(Class::Io, format!("could not make {}", path.display())).because(error))?;
+        Ok(Folder { path, run: run.to_owned() })
+    }
+
+    /// The folder of a run that began earlier, and its record.
+    pub fn open(run: &str) -> Result<(Self, Record)> {
+        let folder = Folder { path: folder_of(run)?, run: run.to_owned() };
+        let path = folder.path.join("run.json");
+        if !path.exists() {
+            let message = format!("nothing is known here of run {run}");
+            return Err(Error::new(Class::Usage, message).hint(
+                "a run goes on where it began, with its files; elsewhere `efa-gen sweep --run` removes what it left",
+            ));
+        }
+        let bytes = files::read(&path, "run", 1 << 20)?;
+        let record = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::new(Class::Usage, format!("{} can't be read", path.display()))
+                .because(error)
+                .hint("another version of efa-gen wrote it: go on with that one, or sweep the run")
+        })?;
+        Ok((folder, record))
+    }
+
+    /// Keeps the record; called before the first thing is made.
+    pub fn keep(&self, record: &Record) -> Result<()> {
+        let text = serde_json::to_vec_pretty(record)
+            .map_err(|error| Error::new(Class::Bug, "a run's record can't be written").because(error))?;
+        files::write(&self.path.join("run.json"), &text, 0o600)
+    }
+
+    /// The run's log, to which is appended.
+    pub fn log(&self) -> Result<File> {
+        self.append("build.log")
+    }
+
+    /// Writes down that something is made, or about to be: a listing may not show it yet.
+    pub fn made(&self, thing: &Thing) -> Result<()> {
+        let mut line = serde_json::to_vec(thing)
+            .map_err(|error| Error::new(Class::Bug, "a line of the ledger can't be written").because(error))?;
+        line.push(b'\n');
+        let failed = |error| Error::new(Class::Io, "the run's ledger can't be written").because(error);
+        let mut file = self.append("made.jsonl")?;
+        file.write_all(&line).and_then(|()| file.sync_data()).map_err(failed)
+    }
+
+    /// Everything that the ledger has. A last line that a crash cut off is left out.
+    pub fn known(&self) -> Result<Vec<Thing>> {
+        let bytes = files::read_if_there(&self.path.join("made.jsonl"), "ledger")?.unwrap_or_default();
+        Ok(bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+    }
+
+    /// Ids of one kind that the ledger has.
+    pub fn known_ids(&self, kind: Kind) -> Result<Vec<String>> {
+        Ok(self.known()?.into_iter().filter(|thing| thing.kind == kind).map(|thing| thing.id).collect())
+    }
+
+    fn append(&self, name: &str) -> Result<File> {
+        let path = self.path.join(name);
+        let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        opened.map_err(|error| Error::new(Class::Io, format!("could not write {}", path.display())).because(error))
+    }
+
+    /// A run that ended well leaves its log; the key and whatever else is secret goes.
+    pub fn forget_secrets(&self) -> Result<()> {
+        for name in ["key", "host_key", "known_hosts", "run.json", "made.jsonl", "install.sh"] {
+            let path = self.path.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::new(Class::Io, format!("could not remove {}", path.display())).because(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,219 @@
+//! Owns the flags of the commands that speak with AWS. Knows nothing of what the commands do.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use super::{ListArgs, OutputArg, RecipeArgs};
+
+/// Which account and region.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+pub struct AccountArgs {
+    /// Region [default: the profile's, or AWS_REGION]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// Profile of ~/.aws/config [default: AWS_PROFILE]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+}
+
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+pub struct BuildArgs {
+    /// Distribution (repeatable: built side by side), or `all`
+    #[arg(long, value_name = "ID", required_unless_present = "resume")]
+    pub distro: Vec<String>,
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    #[command(flatten)]
+    pub account: AccountArgs,
+    #[command(flatten)]
+    pub builder: BuilderArgs,
+    #[command(flatten)]
+    pub reach: ReachArgs,
+    #[command(flatten)]
+    pub publish: PublishArgs,
+    /// Stop after the preflight: what would be called, how long it takes and what it costs
+    #[arg(long, conflicts_with = "resume")]
+    pub plan: bool,
+    /// Build even if an image of the same plan and base AMI is there
+    #[arg(long)]
+    pub force: bool,
+    /// Go on with a run that ended early, at whatever point; its own flags are used again
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["distro", "force"])]
+    pub resume: Option<String>,
+    /// What to do with the builder when the build fails
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnError::Cleanup)]
+    pub on_error: OnError,
+    /// Who drives the build: efa-gen itself, or your Packer with the rendered template
+    #[arg(long, value_enum, value_name = "WHO", default_value_t = Driver::Native)]
+    pub driver: Driver,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = OutputArg::Human)]
+    pub output: OutputArg,
+}
+
+/// The machine that the image is made of.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+pub struct BuilderArgs {
+    /// Instance type of the builder; it needs no GPU and no EFA, cores make the build of NCCL faster
+    #[arg(long, value_name = "TYPE", default_value = "c5.4xlarge")]
+    pub builder_type: String,
+    /// Spot instead of on demand
+    #[arg(long)]
+    pub spot: bool,
+    /// AMI to start from [default: the newest that the distribution's publisher has]
+    #[arg(long, value_name = "AMI")]
+    pub source_ami: Option<String>,
+    /// Subnet of the builder [default: a default subnet of any zone that has the type]
+    #[arg(long, value_name = "SUBNET")]
+    pub subnet: Option<String>,
+    /// Size of the root volume [default: what the plan needs]
+    #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u16).range(1..=16384))]
+    pub root_gib: Option<u16>,
+    /// KMS key of the root volume and the image's snapshots [default: the account's own EBS key]
+    #[arg(long, value_name = "KEY")]
+    pub kms_key: Option<String>,
+    /// Leave the snapshots unencrypted, so that the image can be shared without a key of your own
+    #[arg(long, conflicts_with = "kms_key")]
+    pub no_encrypt: bool,
+    /// Minutes after which the builder ends itself, whatever became of efa-gen
+    #[arg(long, value_name = "MINUTES", default_value_t = 240, value_parser = clap::value_parser!(u32).range(10..=2880))]
+    pub deadline: u32,
+    /// Tag of yours on everything that is made (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub tag: Vec<String>,
+}
+
+/// How efa-gen reaches the builder.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+pub struct ReachArgs {
+    /// Addresses that may connect to the builder (repeatable) [default: yours, as checkip.amazonaws.com sees it]
+    #[arg(long, value_name = "CIDR")]
+    pub ssh_cidr: Vec<String>,
+    /// Use the builder's private address; it gets no public one
+    #[arg(long)]
+    pub private: bool,
+    /// Connect through Session Manager: no port is opened. Needs the AWS CLI, its plugin and --instance-profile
+    #[arg(long, conflicts_with_all = ["ssh_cidr", "private"], requires = "instance_profile")]
+    pub session_manager: bool,
+    /// Instance profile of the builder
+    #[arg(long, value_name = "NAME")]
+    pub instance_profile: Option<String>,
+    /// Where the builder's host key comes from
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = HostKey::Console)]
+    pub host_key: HostKey,
+}
+
+/// What becomes of the image.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+pub struct PublishArgs {
+    /// Name of the image, 3 to 128 characters [default: made of distribution, stack, plan and base AMI]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Before anything is published: launch an instance of this type from the image and run all_reduce_perf on it
+    #[arg(long, value_name = "TYPE")]
+    pub gate: Option<String>,
+    /// Copy the image to this region (repeatable)
+    #[arg(long, value_name = "REGION")]
+    pub copy_to: Vec<String>,
+    /// KMS key of the copy in a region (repeatable)
+    #[arg(long, value_name = "REGION=KEY")]
+    pub copy_kms_key: Vec<String>,
+    /// Who may launch the image: an account's twelve digits, or the ARN of an organisation or organisational unit (repeatable)
+    #[arg(long, value_name = "WHO")]
+    pub share: Vec<String>,
+    /// Time from which on the image is deprecated, e.g. 2027-11-01T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub deprecate_at: Option<String>,
+    /// Protect the image from being deregistered
+    #[arg(long)]
+    pub protect: bool,
+    /// SSM parameter that gets the image's id, in every region
+    #[arg(long, value_name = "NAME")]
+    pub ssm_parameter: Option<String>,
+    /// Write what was built to this file, in the form of Packer's manifest and more
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum HostKey {
+    /// The builder makes it and tells it on its serial console, which is read over the API
+    Console,
+    /// efa-gen makes it and gives it in the user-data: faster, but whoever may read the instance's user-data can play the builder
+    Inject,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum OnError {
+    /// Remove everything
+    Cleanup,
+    /// Leave everything and say how to connect
+    Keep,
+    /// Ask on the terminal
+    Ask,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum Driver {
+    /// efa-gen, over the EC2 API and SSH
+    Native,
+    /// `packer` on the PATH, with the rendered template
+    Packer,
+}
+
+#[derive(Debug, Args)]
+pub struct SweepArgs {
+    /// Region to look in (repeatable) [default: the profile's, or AWS_REGION]
+    #[arg(long, value_name = "REGION")]
+    pub region: Vec<String>,
+    /// Profile of ~/.aws/config [default: AWS_PROFILE]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Only what this run made
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// Only what is older: a number and s, m, h or d
+    #[arg(long, value_name = "AGE", default_value = "3h")]
+    pub older_than: String,
+    /// Remove it; without this it is only shown
+    #[arg(long)]
+    pub yes: bool,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = OutputArg::Human)]
+    pub output: OutputArg,
+}
+
+#[derive(Debug, Args)]
+pub struct ImagesArgs {
+    /// Region to look in (repeatable) [default: the profile's, or AWS_REGION]
+    #[arg(long, value_name = "REGION")]
+    pub region: Vec<String>,
+    /// Profile of ~/.aws/config [default: AWS_PROFILE]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    #[command(flatten)]
+    pub output: ListArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Deregister an image that efa-gen built, and delete its snapshots
+    Rm(ImageRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ImageRmArgs {
+    /// The image
+    #[arg(value_name = "AMI")]
+    pub image: String,
+    #[command(flatten)]
+    pub account: AccountArgs,
+    /// Remove its deregistration protection first
+    #[arg(long)]
+    pub unprotect: bool,
+    /// Remove it; without this it is only shown what would go
+    #[arg(long)]
+    pub yes: bool,
+}

@@ -1,0 +1,354 @@
+//! Owns `efa-gen build`: the plans and preflights of every distribution asked for, the runs side by side, what becomes of
+//! them when they fail or are interrupted, and the summary. Knows nothing of how a build goes.
+
+use std::io::{BufRead, IsTerminal};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use efa_gen::catalog::Catalog;
+use efa_gen::error::{Class, Error, Result};
+use efa_gen::plan::{self, Plan, Request};
+use efa_gen::render::{self, Format};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::{JoinSet, LocalSet};
+
+use super::{fetch, list, recipe, render as render_command};
+use crate::build::preflight::{Preflight, Ready};
+use crate::build::problem::{self, Problem};
+use crate::build::run::{self, Folder, Record};
+use crate::build::{Build, Built, describe, packer, publish, sweep};
+use crate::cli::OutputArg;
+use crate::cli::cloud::{BuildArgs, Driver, OnError};
+use crate::ec2::Aws;
+use crate::ec2::model::Thing;
+use crate::events::{Event, Screen, Talk};
+use crate::{files, report};
+
+/// Minutes that are left to a run that goes on after its builder's deadline was near.
+const DEADLINE_MINUTE: i64 = 60;
+
+pub fn run(args: &BuildArgs) -> Result<()> {
+    // A build waits; one thread is enough for as many as there are distributions.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::new(Class::Io, "could not start").because(error))?;
+    LocalSet::new().block_on(&runtime, builds(args))
+}
+
+/// One distribution of the command line.
+#[derive(Debug, Clone)]
+struct Order {
+    args: BuildArgs,
+    catalog: Arc<Catalog>,
+    plan: Arc<Plan>,
+    /// A run that goes on.
+    resumed: Option<(Folder, Record)>,
+}
+
+/// How one build ended.
+pub enum Outcome {
+    /// `--plan` stops before anything is made.
+    Planned(Box<Ready>),
+    /// The image was there already.
+    Found(Box<Ready>),
+    /// The image was built.
+    Built(Box<Ready>, String, Built),
+}
+
+async fn builds(args: &BuildArgs) -> Result<()> {
+    let orders = orders(args)?;
+    let screen = Screen::new(args.output, orders.len() > 1);
+    let stop = on_signals()?;
+    let mut names: Vec<String> = Vec::new();
+    let mut runs = JoinSet::new();
+    for (index, order) in orders.into_iter().enumerate() {
+        names.push(order.plan.distribution.clone());
+        let (talk, stop) = (screen.talk(&order.plan.distribution), stop.clone());
+        runs.spawn_local(async move {
+            let ended = one(&order, &talk, stop).await;
+            talk.done();
+            (index, order, ended)
+        });
+    }
+    let mut ended = Vec::new();
+    while let Some(joined) = runs.join_next().await {
+        ended.push(joined.map_err(|error| Error::new(Class::Bug, "a build ended badly").because(error))?);
+    }
+    ended.sort_by_key(|(index, ..)| *index);
+    summary(args, ended)
+}
+
+/// The plans of everything that is asked for; one that can't be planned ends the command before AWS is asked anything.
+fn orders(args: &BuildArgs) -> Result<Vec<Order>> {
+    if let Some(name) = &args.resume {
+        let (folder, record) = Folder::open(name)?;
+        let given = BuildArgs {
+            resume: Some(name.clone()),
+            output: args.output,
+            on_error: args.on_error,
+            ..record.args.clone()
+        };
+        let distribution = record.distribution.clone();
+        return Ok(vec![order(&given, &distribution, Some((folder, record)))?]);
+    }
+    let catalog = recipe::catalog(args.recipe.stack_file.as_deref())?;
+    let ids = render_command::distributions(&catalog, &args.distro)?;
+    ids.iter().map(|id| order(args, id, None)).collect()
+}
+
+fn order(args: &BuildArgs, distribution: &str, resumed: Option<(Folder, Record)>) -> Result<Order> {
+    let catalog = recipe::catalog(args.recipe.stack_file.as_deref())?;
+    let mut recipe_args = args.recipe.clone();
+    // A gate runs the test that the plan ends with.
+    recipe_args.test |= args.publish.gate.is_some() && !recipe_args.no_gpu;
+    let request = Request { distribution: distribution.to_owned(), ..recipe::request(&recipe_args)? };
+    let plan = plan::plan(&catalog, &request)?;
+    if let Some((folder, record)) = resumed.as_ref().filter(|(_, record)| record.plan != plan.digest()) {
+        let message = format!("run {} was of plan {}, its flags now give {}", folder.run, record.plan, plan.digest());
+        return Err(Error::new(Class::Usage, message).hint(
+            "efa-gen, the stack file or the extra script has changed since: use what it began with, or sweep the run",
+        ));
+    }
+    Ok(Order { args: args.clone(), catalog: Arc::new(catalog), plan: Arc::new(plan), resumed })
+}
+
+/// One build from preflight to summary, its clean-up included.
+async fn one(order: &Order, talk: &Talk, mut stop: watch::Receiver<u32>) -> Result<Outcome> {
+    let Order { args, plan, .. } = order;
+    let region = order.resumed.as_ref().map(|(_, record)| record.region.as_str()).or(args.account.region.as_deref());
+    let aws = Aws::connect(region, args.account.profile.as_deref()).await;
+    let aws = aws.map_err(|error| {
+        let error = Error::from(error);
+        Error::new(Class::Usage, error.to_string()).hint("give --region, or set AWS_REGION, or a region in the profile")
+    })?;
+    talk.step("Preflight");
+    let mut ready = preflight(&aws, order, talk).await?;
+    ready.notes.iter().for_each(|note| talk.note(note.clone()));
+    if args.plan {
+        return Ok(Outcome::Planned(Box::new(ready)));
+    }
+    if ready.existing.is_some() {
+        return Ok(Outcome::Found(Box::new(ready)));
+    }
+    verify_installer(order, talk).await?;
+    let (folder, mut record) = match &order.resumed {
+        Some((folder, record)) => (folder.clone(), record.clone()),
+        None => new_run(order, &ready)?,
+    };
+    ready.name.clone_from(&record.name);
+    talk.keep_log(folder.log()?);
+    talk.emit(&Event::Began { run: folder.run.clone(), region: aws.region.clone() });
+    let files = render::render(plan, &[Format::Script])?;
+    let script = files.first().map(|file| file.text.as_str()).unwrap_or_default();
+    let mut build = Build {
+        aws: &aws,
+        plan,
+        script,
+        args,
+        ready: &ready,
+        record: &mut record,
+        folder: &folder,
+        talk,
+        resumed: order.resumed.is_some(),
+    };
+    let built = match args.driver {
+        // Packer is told of a signal and must be waited for.
+        Driver::Packer => build.run_with_packer(&mut stop).await,
+        Driver::Native => tokio::select! {
+            built = build.run() => built,
+            _ = stop.changed() => Err(Error::new(Class::Interrupted, "interrupted by a signal")),
+        },
+    };
+    finish(&aws, args, &folder, talk, stop, built).await.map(|built| Outcome::Built(Box::new(ready), folder.run, built))
+}
+
+async fn preflight(aws: &Aws, order: &Order, talk: &Talk) -> Result<Ready> {
+    let mut args = order.args.clone();
+    if let Some((_, record)) = &order.resumed {
+        // What the first preflight chose stays chosen.
+        args.builder.source_ami = Some(record.base.clone());
+        args.publish.name = Some(record.name.clone());
+        args.reach.ssh_cidr.clone_from(&record.ssh_cidrs);
+    }
+    let run = order.resumed.as_ref().map(|(folder, _)| folder.run.as_str());
+    let mut preflight = Preflight::new(aws, &order.catalog, &order.plan, &args, run)?;
+    if args.driver == Driver::Packer {
+        preflight.problems.extend(packer::refusals(&args));
+    }
+    let ready = preflight.run().await.map_err(|problems| {
+        talk.done();
+        problem::refuse(&problems)
+    })?;
+    match &order.resumed {
+        Some((folder, record)) if record.account != ready.identity.account => {
+            let message = format!(
+                "run {} is of account {}, these credentials are of {}",
+                folder.run, record.account, ready.identity.account
+            );
+            Err(Error::new(Class::Usage, message).hint("use the profile that it began with"))
+        }
+        _ => Ok(ready),
+    }
+}
+
+/// The installer that the guest will download is looked at here first: signed by the publisher, and the very bytes whose
+/// digest the guest checks.
+async fn verify_installer(order: &Order, talk: &Talk) -> Result<()> {
+    let Some(efa) = order.plan.components.iter().find(|component| component.name == "efa") else { return Ok(()) };
+    talk.step(format!("Download and verify EFA installer {}", efa.version));
+    let recipe = &order.args.recipe;
+    let wanted =
+        fetch::for_build(&efa.version, recipe.mirror.as_deref(), recipe.stack_file.as_deref(), cache_folder()?);
+    let fetched = tokio::task::spawn_blocking(move || fetch::fetched(&wanted)).await;
+    let (path, verified) =
+        fetched.map_err(|error| Error::new(Class::Bug, "a download ended badly").because(error))??;
+    let digest = format!("sha256:{}", verified.sha256);
+    if efa.digest.as_deref() != Some(digest.as_str()) {
+        let pinned = efa.digest.as_deref().unwrap_or("none");
+        let message = format!("{} is signed, but its digest is {digest} and the plan's is {pinned}", path.display());
+        return Err(Error::new(Class::Refused, message)
+            .hint("a version was published twice, or the pin is wrong: do not build until you know which"));
+    }
+    talk.note(format!("EFA installer {}: signature of {} and digest are good", efa.version, verified.signer));
+    Ok(())
+}
+
+/// `$XDG_CACHE_HOME/efa-gen`, by the XDG base directory specification below ~/.cache.
+fn cache_folder() -> Result<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    let none = || Error::new(Class::Io, "there is no folder for downloads").hint("set HOME or XDG_CACHE_HOME");
+    Ok(cache.ok_or_else(none)?.join("efa-gen"))
+}
+
+fn new_run(order: &Order, ready: &Ready) -> Result<(Folder, Record)> {
+    let run = run::new_id();
+    let folder = Folder::create(&run)?;
+    let record = Record {
+        run,
+        distribution: order.plan.distribution.clone(),
+        args: order.args.clone(),
+        account: ready.identity.account.clone(),
+        region: ready.region.clone(),
+        plan: order.plan.digest(),
+        base: ready.base.id.clone(),
+        name: ready.name.clone(),
+        ssh_cidrs: ready.ssh_cidrs.clone(),
+        deadline: jiff::Timestamp::now().as_second() + i64::from(order.args.builder.deadline) * DEADLINE_MINUTE,
+        tried: std::collections::BTreeMap::new(),
+    };
+    folder.keep(&record)?;
+    Ok((folder, record))
+}
+
+/// Removes what the run has made, unless it is to be kept; a second signal leaves it and says what is left.
+async fn finish(
+    aws: &Aws,
+    args: &BuildArgs,
+    folder: &Folder,
+    talk: &Talk,
+    mut stop: watch::Receiver<u32>,
+    built: Result<Built>,
+) -> Result<Built> {
+    if built.is_err() && keeps(args.on_error) {
+        talk.note(format!("everything is kept: log in with the key in {}, go on with --resume {}, remove it with efa-gen sweep --run {}", folder.path.display(), folder.run, folder.run));
+        return built;
+    }
+    talk.step("Remove what the run has made");
+    let known = folder.known()?;
+    // Copies that were begun lie in other regions.
+    let also: &[String] = if built.is_err() { &args.publish.copy_to } else { &[] };
+    let left = tokio::select! {
+        left = sweep::undo(aws, &folder.run, also, &known, talk) => left,
+        _ = stop.changed() => Err(Error::new(Class::Interrupted, "interrupted again: the clean-up is not finished")),
+    };
+    let left: Vec<Thing> = match (left, &built) {
+        (Ok(left), _) => left,
+        (Err(error), Ok(_)) => return Err(error.hint(format!("efa-gen sweep --run {} removes the rest", folder.run))),
+        (Err(error), Err(_)) => {
+            talk.note(format!("{error}: efa-gen sweep --run {} removes the rest", folder.run));
+            return built;
+        }
+    };
+    if let Some(thing) = left.first() {
+        let message = format!("{} {} and {} more are still there", thing.kind.name(), thing.id, left.len() - 1);
+        let error = Error::new(Class::Cloud, message).hint(format!("efa-gen sweep --run {} removes them", folder.run));
+        return if built.is_ok() {
+            Err(error)
+        } else {
+            talk.note(error.to_string());
+            built
+        };
+    }
+    folder.forget_secrets()?;
+    built
+}
+
+/// Only a person at a terminal can be asked.
+fn keeps(on_error: OnError) -> bool {
+    match on_error {
+        OnError::Keep => true,
+        OnError::Cleanup => false,
+        OnError::Ask if !std::io::stdin().is_terminal() => {
+            report::say("note: nobody can be asked here, so everything is removed");
+            false
+        }
+        OnError::Ask => {
+            report::say("The build failed. Keep the builder to look at it? [y/N]");
+            let mut answer = String::new();
+            // No answer is a no.
+            let read = std::io::stdin().lock().read_line(&mut answer);
+            read.is_ok() && answer.trim().eq_ignore_ascii_case("y")
+        }
+    }
+}
+
+/// Counts the signals that ask the process to end.
+fn on_signals() -> Result<watch::Receiver<u32>> {
+    let (send, receive) = watch::channel(0);
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let mut signals =
+            signal(kind).map_err(|error| Error::new(Class::Io, "signals can't be watched").because(error))?;
+        let send = send.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                send.send_modify(|count| *count += 1);
+            }
+        });
+    }
+    Ok(receive)
+}
+
+/// Prints what every build came to; the exit code is the first failure's.
+fn summary(args: &BuildArgs, ended: Vec<(usize, Order, Result<Outcome>)>) -> Result<()> {
+    let mut failure = None;
+    let mut rows = Vec::new();
+    let several = ended.len() > 1;
+    for (_, order, result) in ended {
+        match result {
+            Ok(outcome) => {
+                if let (Outcome::Built(ready, run, built), Some(path)) = (&outcome, &args.publish.manifest) {
+                    let text = publish::manifest(path, &order.plan, ready, run, built)?;
+                    files::write(path, text.as_bytes(), 0o644)?;
+                }
+                rows.push(describe::row(&order.args, &order.catalog, &order.plan, &outcome));
+            }
+            Err(error) => {
+                rows.push(describe::failed_row(&order.plan, &error));
+                if several {
+                    report::fail(&error);
+                }
+                failure = failure.or(Some(error));
+            }
+        }
+    }
+    match args.output {
+        OutputArg::Json => list::json(&rows)?,
+        OutputArg::Human => report::data(describe::human(&rows).as_bytes())?,
+    }
+    match failure {
+        Some(error) if several => Err(Error::new(error.class(), "not every image was built")),
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}

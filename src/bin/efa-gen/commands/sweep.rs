@@ -1,0 +1,214 @@
+//! Owns `efa-gen sweep`: which runs are dead, what is shown of what they left, and that it goes only when told so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use efa_gen::error::{Class, Error, Result};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::account::{block_on, regions};
+use super::list;
+use crate::build::{run, sweep, tags};
+use crate::cli::OutputArg;
+use crate::cli::cloud::SweepArgs;
+use crate::ec2::Aws;
+use crate::ec2::model::Thing;
+use crate::events::Screen;
+use crate::report;
+
+/// Something that a run left.
+#[derive(Debug, Serialize)]
+struct Row {
+    region: String,
+    kind: &'static str,
+    id: String,
+    name: String,
+    state: String,
+    run: String,
+    age_seconds: Option<i64>,
+    removed: bool,
+    /// Why it is left alone.
+    kept: Option<&'static str>,
+}
+
+/// What is known of one run in all regions.
+#[derive(Debug, Default)]
+struct Run {
+    /// Indices of its rows.
+    rows: Vec<usize>,
+    /// Regions in which it left something.
+    regions: BTreeSet<String>,
+    /// Age of its youngest thing; `None` where a thing does not tell its age.
+    youngest: Option<i64>,
+}
+
+pub fn run(args: &SweepArgs) -> Result<()> {
+    let mut limit = seconds(&args.older_than)?;
+    if let Some(run) = &args.run {
+        // Whoever names a run knows that it is dead.
+        limit = 0;
+        match run::folder_of(run) {
+            Err(error) if error.class() == Class::Usage => return Err(error),
+            _ => {}
+        }
+    }
+    block_on(sweep(args, limit))
+}
+
+async fn sweep(args: &SweepArgs, limit: i64) -> Result<()> {
+    let regions = regions(&args.region, args.profile.as_deref()).await?;
+    let mut rows = Vec::new();
+    let now = Timestamp::now();
+    for aws in &regions {
+        let found = sweep::look(aws, args.run.as_deref()).await?;
+        if !found.kept.is_empty() {
+            let text =
+                format!("finished images stay in {}, with their snapshots: {}", aws.region, found.kept.join(" "));
+            report::say(&format!("note: {text}"));
+        }
+        rows.extend(found.left.into_iter().map(|thing| row(thing, now)));
+    }
+    let mut runs = by_run(&rows);
+    let young: Vec<String> = runs.iter().filter(|(_, run)| !is_old(run, limit)).map(|(name, _)| name.clone()).collect();
+    for name in young {
+        let Some(run) = runs.remove(&name) else { continue };
+        let why = if run.youngest.is_some() { "younger than --older-than" } else { "of unknown age" };
+        report::say(&format!(
+            "note: run {name} is {why} and left alone ({} things); --run {name} takes it",
+            run.rows.len()
+        ));
+        for row in run.rows {
+            rows[row].kept = Some(why);
+        }
+    }
+    show(args, &rows)?;
+    if !args.yes {
+        let text =
+            if runs.is_empty() { "nothing to remove" } else { "nothing was removed: --yes removes what is listed" };
+        report::say(&format!("note: {text}"));
+        return if args.output == OutputArg::Json { list::json(&rows) } else { Ok(()) };
+    }
+    let left = remove(args, &regions, &runs).await?;
+    if args.output == OutputArg::Json {
+        for row in rows.iter_mut().filter(|row| row.kept.is_none()) {
+            row.removed = !left.iter().any(|thing| thing.id == row.id && thing.region == row.region);
+        }
+        list::json(&rows)?;
+    }
+    if left.is_empty() { Ok(()) } else { Err(sweep::still_there(&left)) }
+}
+
+/// Removes dead runs, and their folders here where nothing of them is left. Returns what is still there.
+async fn remove(args: &SweepArgs, regions: &[Aws], runs: &BTreeMap<String, Run>) -> Result<Vec<Thing>> {
+    let talk = Screen::new(args.output, false).talk("sweep");
+    let mut left = Vec::new();
+    for (name, run) in runs {
+        let mut here = Vec::new();
+        for aws in regions.iter().filter(|aws| run.regions.contains(&aws.region)) {
+            here.extend(sweep::undo(aws, name, &[], &[], &talk).await?);
+        }
+        if here.is_empty() {
+            forget(name)?;
+        }
+        left.append(&mut here);
+    }
+    if let Some(run) = args.run.as_ref().filter(|run| !runs.contains_key(*run)) {
+        forget(run)?;
+    }
+    talk.done();
+    Ok(left)
+}
+
+/// Removes a run's folder on this machine, if it has one.
+fn forget(name: &str) -> Result<()> {
+    // A run of another machine has none, nor has a tag that is no run's name.
+    let Some(path) = run::folder_of(name).ok().filter(|path| path.exists()) else { return Ok(()) };
+    fs::remove_dir_all(&path)
+        .map_err(|error| Error::new(Class::Io, format!("could not remove {}", path.display())).because(error))?;
+    report::say(&format!("removed {}", path.display()));
+    Ok(())
+}
+
+fn row(thing: Thing, now: Timestamp) -> Row {
+    let run = thing.tags.get(tags::RUN).cloned().unwrap_or_default();
+    let made = thing.created.parse::<Timestamp>().ok().or_else(|| began(&run));
+    Row {
+        age_seconds: made.map(|made| (now.as_second() - made.as_second()).max(0)),
+        region: thing.region,
+        kind: thing.kind.name(),
+        id: thing.id,
+        name: thing.name,
+        state: thing.state,
+        run,
+        removed: false,
+        kept: None,
+    }
+}
+
+/// When a run began, by its name: groups and addresses have no time of their own.
+fn began(run: &str) -> Option<Timestamp> {
+    let date = jiff::civil::DateTime::strptime("%Y%m%d-%H%M%S", run.get(..15)?).ok()?;
+    Some(date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+}
+
+fn by_run(rows: &[Row]) -> BTreeMap<String, Run> {
+    let mut runs: BTreeMap<String, Run> = BTreeMap::new();
+    for (index, row) in rows.iter().enumerate() {
+        let run = runs.entry(row.run.clone()).or_default();
+        run.youngest = match (run.rows.is_empty(), run.youngest, row.age_seconds) {
+            (true, _, age) => age,
+            (false, Some(youngest), Some(age)) => Some(youngest.min(age)),
+            (false, ..) => None,
+        };
+        run.rows.push(index);
+        run.regions.insert(row.region.clone());
+    }
+    runs
+}
+
+/// A run goes as a whole, by its youngest thing: the group of a build that has just launched its builder is in use.
+fn is_old(run: &Run, limit: i64) -> bool {
+    limit == 0 || run.youngest.is_some_and(|age| age >= limit)
+}
+
+fn show(args: &SweepArgs, rows: &[Row]) -> Result<()> {
+    let going: Vec<&Row> = rows.iter().filter(|row| row.kept.is_none()).collect();
+    if args.output == OutputArg::Json || going.is_empty() {
+        return Ok(());
+    }
+    let cells = going.into_iter().map(|row| {
+        let age = row.age_seconds.map_or("?".to_owned(), age);
+        let owned = |text: &String| text.clone();
+        [&row.region, &row.kind.to_owned(), &row.id, &row.name, &row.state, &age, &row.run].map(owned)
+    });
+    list::table(["region", "kind", "id", "name", "state", "age", "run"], cells)
+}
+
+/// `90s`, `3h`: in the largest unit of which there are two.
+fn age(seconds: i64) -> String {
+    let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm')];
+    let unit = units.into_iter().find(|(size, _)| seconds >= 2 * size);
+    unit.map_or(format!("{seconds}s"), |(size, name)| format!("{}{name}", seconds / size))
+}
+
+/// The seconds of `3h`.
+fn seconds(text: &str) -> Result<i64> {
+    let parsed = || {
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let size = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            _ => return None,
+        };
+        // `parse` takes a sign, an age has none.
+        let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+        number.parse::<i64>().ok().filter(|_| digits)?.checked_mul(size)
+    };
+    parsed().ok_or_else(|| {
+        Error::new(Class::Usage, format!("--older-than {text:?} is not an age"))
+            .hint("write a number and s, m, h or d: 90m, 3h, 2d")
+    })
+}

@@ -1,0 +1,158 @@
+//! Owns efa-gen's own picture of what is in an account. Knows nothing of the SDK.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Tags as name and value.
+pub type Tags = BTreeMap<String, String>;
+
+/// Who the credentials belong to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Identity {
+    /// Twelve digits.
+    pub account: String,
+    /// Name of the user or role.
+    pub arn: String,
+}
+
+/// An AMI.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Image {
+    pub id: String,
+    pub name: String,
+    pub owner: String,
+    /// `pending`, `available`, `failed`, ...
+    pub state: String,
+    /// Why it failed.
+    pub reason: String,
+    /// ISO 8601.
+    pub created: String,
+    pub architecture: String,
+    pub boot_mode: String,
+    /// `/dev/xvda`.
+    pub root_device: String,
+    /// Smallest root volume that its instances can have.
+    pub root_gib: i32,
+    pub snapshots: Vec<String>,
+    /// Whether any of them is.
+    pub encrypted: bool,
+    pub ena: bool,
+    /// Whether its instances answer IMDSv2 alone.
+    pub imds_v2: bool,
+    /// ISO 8601, or empty.
+    pub deprecated_at: String,
+    /// `enabled`, `disabled`, ...
+    pub protection: String,
+    pub tags: Tags,
+}
+
+/// An instance.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Instance {
+    pub id: String,
+    /// `pending`, `running`, `stopping`, `stopped`, `shutting-down`, `terminated`.
+    pub state: String,
+    /// Why it is in this state, where EC2 says so.
+    pub reason: String,
+    pub image: String,
+    pub kind: String,
+    pub zone: String,
+    pub public_address: Option<String>,
+    pub private_address: Option<String>,
+    /// ISO 8601.
+    pub launched: String,
+    pub tags: Tags,
+}
+
+/// What DescribeInstanceTypes says of a type.
+#[derive(Debug, Clone, Serialize)]
+pub struct TypeInfo {
+    pub vcpus: i32,
+    pub architectures: Vec<String>,
+    /// EFA devices at most.
+    pub efa: i32,
+    pub gpus: i32,
+    /// Whether the console can be read while it runs.
+    pub nitro: bool,
+    pub spot: bool,
+}
+
+/// A subnet.
+#[derive(Debug, Clone, Serialize)]
+pub struct Subnet {
+    pub id: String,
+    pub vpc: String,
+    pub zone: String,
+    /// The default one of its zone.
+    pub default: bool,
+    pub public_addresses: bool,
+    pub free_addresses: i32,
+}
+
+/// A builder, as RunInstances is asked for it.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    pub image: String,
+    pub kind: String,
+    pub subnet: String,
+    pub group: String,
+    pub key: String,
+    pub user_data: String,
+    /// The same token never makes a second instance.
+    pub token: String,
+    pub root_device: String,
+    pub root_gib: i32,
+    pub kms_key: Option<String>,
+    pub encrypted: bool,
+    pub imds_v2: bool,
+    /// `None` leaves it to the subnet.
+    pub public_address: Option<bool>,
+    pub efa: bool,
+    pub spot: bool,
+    pub profile: Option<String>,
+    pub tags: Tags,
+}
+
+/// The kinds of things that a run makes, in the order in which they are undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    Instance,
+    Image,
+    Snapshot,
+    Volume,
+    Address,
+    KeyPair,
+    SecurityGroup,
+    PlacementGroup,
+}
+
+impl Kind {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Instance => "instance",
+            Kind::Image => "image",
+            Kind::Snapshot => "snapshot",
+            Kind::Volume => "volume",
+            Kind::Address => "address",
+            Kind::KeyPair => "key pair",
+            Kind::SecurityGroup => "security group",
+            Kind::PlacementGroup => "placement group",
+        }
+    }
+}
+
+/// Something in an account that a run made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thing {
+    pub region: String,
+    pub kind: Kind,
+    pub id: String,
+    pub name: String,
+    pub state: String,
+    /// ISO 8601, or empty where EC2 does not tell.
+    pub created: String,
+    pub tags: Tags,
+}

@@ -1,0 +1,233 @@
+//! Owns SSH to one guest: the login key, the known host keys, commands whose output streams. The system's `ssh` does it,
+//! so that jump hosts and proxies of the user's own configuration work. Knows nothing of builds.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use efa_gen::error::{Class, Error, Result};
+use ssh_key::rand_core::OsRng;
+use ssh_key::{Algorithm, LineEnding, PrivateKey};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
+use tokio::process::Command;
+use tokio::sync::mpsc;
+
+use crate::files;
+
+/// The program's own exit status where the connection, not the command, failed.
+const SSH_FAILED: i32 = 255;
+
+/// A key pair in OpenSSH's forms: the private file's text and the public line.
+pub struct KeyPair {
+    pub private: String,
+    pub public: String,
+}
+
+/// Makes an ed25519 key pair. Every distribution's sshd of ours knows it: the oldest is OpenSSH 7.2, ed25519 came with 6.5.
+pub fn new_key(comment: &str) -> Result<KeyPair> {
+    let failed = |error: ssh_key::Error| Error::new(Class::Bug, "no key pair could be made").because(error);
+    let mut key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(failed)?;
+    key.set_comment(comment);
+    let private = key.to_openssh(LineEnding::LF).map_err(failed)?.to_string();
+    Ok(KeyPair { private, public: key.public_key().to_openssh().map_err(failed)? })
+}
+
+/// The public line of a private key file.
+pub fn public_of(private: &[u8]) -> Result<String> {
+    let failed = |error: ssh_key::Error| Error::new(Class::Usage, "the run's login key can't be read").because(error);
+    let key = PrivateKey::from_openssh(private).map_err(failed)?;
+    key.public_key().to_openssh().map_err(failed)
+}
+
+/// How to reach one guest.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    pub user: String,
+    /// Name or address; the instance's id where Session Manager carries the connection.
+    pub address: String,
+    /// Under which name its host keys are known: the instance's id, because addresses are given to others later.
+    pub alias: String,
+    /// Folder with `key` and `known_hosts`.
+    pub folder: PathBuf,
+    /// Whether sudo asks for a terminal.
+    pub tty: bool,
+    /// Command that carries the connection.
+    pub proxy: Option<String>,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// By itself, with this status.
+    Status(i32),
+    /// With the connection; the last words of ssh.
+    Lost(String),
+}
+
+impl Guest {
+    /// Writes down which host keys are this guest's: lines of `type base64`.
+    pub fn trust(&self, keys: &[String]) -> Result<()> {
+        let lines: String = keys.iter().map(|key| format!("{} {key}\n", self.alias)).collect();
+        files::write(&self.known_hosts(), lines.as_bytes(), 0o600)
+    }
+
+    /// Whether its host keys are known already.
+    pub fn is_trusted(&self) -> bool {
+        std::fs::read_to_string(self.known_hosts()).is_ok_and(|text| text.contains(&format!("{} ", self.alias)))
+    }
+
+    fn known_hosts(&self) -> PathBuf {
+        self.folder.join("known_hosts")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.folder.join("key")
+    }
+
+    /// The command line for a person who wants to look.
+    pub fn for_people(&self) -> String {
+        let proxy = self.proxy.as_ref().map_or(String::new(), |proxy| format!(" -o ProxyCommand='{proxy}'"));
+        format!(
+            "ssh -i {} -o UserKnownHostsFile={} -o HostKeyAlias={}{proxy} {}@{}",
+            self.key().display(),
+            self.known_hosts().display(),
+            self.alias,
+            self.user,
+            self.address
+        )
+    }
+
+    fn ssh(&self, line: &str, tty: bool) -> Command {
+        let mut command = Command::new("ssh");
+        let option = |name: &str, value: &Path| format!("-o{name}={}", value.display());
+        command.arg(option("UserKnownHostsFile", &self.known_hosts())).arg(option("IdentityFile", &self.key()));
+        for setting in [
+            "StrictHostKeyChecking=yes",
+            "GlobalKnownHostsFile=/dev/null",
+            "CheckHostIP=no",
+            "IdentitiesOnly=yes",
+            "IdentityAgent=none",
+            "PasswordAuthentication=no",
+            "BatchMode=yes",
+            "ForwardAgent=no",
+            "ForwardX11=no",
+            "ClearAllForwardings=yes",
+            "RemoteCommand=none",
+            // A connection that outlives a reboot's beginning must not be used for what comes after it.
+            "ControlMaster=no",
+            "ControlPath=none",
+            // A tenth of the default's CPU time; every sshd since 6.5 knows the second name.
+            "KexAlgorithms=curve25519-sha256,curve25519-sha256@libssh.org",
+            "ConnectTimeout=10",
+            "ServerAliveInterval=5",
+            "ServerAliveCountMax=6",
+            "LogLevel=ERROR",
+        ] {
+            command.arg(format!("-o{setting}"));
+        }
+        command.arg(format!("-oHostKeyAlias={}", self.alias));
+        if let Some(proxy) = &self.proxy {
+            command.arg(format!("-oProxyCommand={proxy}"));
+        }
+        command.arg(if tty { "-tt" } else { "-T" }).arg(format!("{}@{}", self.user, self.address)).arg("--").arg(line);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    /// Runs a command line as the login user's and gives every line of its output away as it comes. `input` goes to its
+    /// standard input, which is empty otherwise.
+    ///
+    /// Errors: no `ssh` on this machine. That the connection fails is [`Ended::Lost`].
+    pub async fn run(&self, line: &str, input: Option<&[u8]>, mut said: impl FnMut(&str)) -> Result<Ended> {
+        // A terminal would change what is sent.
+        let mut command = self.ssh(line, self.tty && input.is_none());
+        command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+        let started = command.spawn();
+        let mut child = started.map_err(|error| {
+            Error::new(Class::Io, "could not start ssh").because(error).hint("install OpenSSH's client")
+        })?;
+        let (send, mut lines) = mpsc::channel(64);
+        let outputs = [
+            child.stdout.take().map(|pipe| tokio::spawn(each_line(pipe, send.clone()))),
+            child.stderr.take().map(|pipe| tokio::spawn(each_line(pipe, send))),
+        ];
+        if let (Some(mut pipe), Some(bytes)) = (child.stdin.take(), input) {
+            // That nobody reads it to the end is seen in the exit status.
+            let _ = pipe.write_all(bytes).await;
+        }
+        let mut last = String::new();
+        while let Some(line) = lines.recv().await {
+            said(&line);
+            if !line.trim().is_empty() {
+                last = line;
+            }
+        }
+        for output in outputs.into_iter().flatten() {
+            output.await.map_err(|error| Error::new(Class::Bug, "reading from ssh failed").because(error))?;
+        }
+        let status = child.wait().await;
+        let status = status.map_err(|error| Error::new(Class::Io, "could not wait for ssh").because(error))?;
+        Ok(match status.code() {
+            Some(SSH_FAILED) | None => Ended::Lost(last),
+            Some(code) => Ended::Status(code),
+        })
+    }
+
+    /// Runs a command line that must succeed; returns what it printed.
+    pub async fn must(&self, line: &str, input: Option<&[u8]>) -> Result<String> {
+        let mut text = String::new();
+        let ended = self.run(line, input, |line| text.push_str(&format!("{line}\n"))).await?;
+        match ended {
+            Ended::Status(0) => Ok(text),
+            Ended::Status(code) => {
+                Err(Error::new(Class::Install, format!("exit status {code} on {}: {line}", self.alias))
+                    .because(text.trim().to_owned()))
+            }
+            Ended::Lost(words) => {
+                Err(Error::new(Class::Io, format!("the connection to {} was lost", self.alias)).because(words))
+            }
+        }
+    }
+
+    /// Waits until a login succeeds; the error holds ssh's last words.
+    pub async fn wait_until_up(&self, patience: Duration) -> Result<()> {
+        let end = tokio::time::Instant::now() + patience;
+        loop {
+            let words = match self.run("true", None, |_| {}).await? {
+                Ended::Status(0) => return Ok(()),
+                Ended::Status(code) => format!("exit status {code}"),
+                Ended::Lost(words) => words,
+            };
+            if words.contains("Host key verification failed") || words.contains("REMOTE HOST IDENTIFICATION") {
+                let message =
+                    format!("whoever answers as {} at {} does not have its host key", self.alias, self.address);
+                return Err(Error::new(Class::Refused, message).because(words).hint(
+                    "somebody is between you and it, or the address has a new owner: do not connect by other means",
+                ));
+            }
+            if tokio::time::Instant::now() > end {
+                let message = format!(
+                    "no login as {} on {} at {} within {} s",
+                    self.user,
+                    self.alias,
+                    self.address,
+                    patience.as_secs()
+                );
+                return Err(Error::new(Class::Io, message).because(words).hint(
+                    "does a firewall or the route keep port 22 from you (--ssh-cidr, --private, --session-manager)?",
+                ));
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+async fn each_line(pipe: impl AsyncRead + Unpin, send: mpsc::Sender<String>) {
+    let mut lines = BufReader::new(pipe).split(b'\n');
+    while let Ok(Some(line)) = lines.next_segment().await {
+        let text = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+        if send.send(text).await.is_err() {
+            return;
+        }
+    }
+}

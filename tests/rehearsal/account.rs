@@ -1,0 +1,266 @@
+//! Owns how tests run efa-gen against the cloud: each with a folder and a region of its own, so that tests run side by side
+//! and each sees its own account. Knows calls.py and account.py by their words, and no test.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::machine::{
+    Guest, Ran, SCRIPT, assert_same, base_image, beside, cloud, on_network, ran, rendered, text, wait_for,
+};
+
+/// The account in one region, and the files of one user.
+pub struct Account {
+    /// The region.
+    pub region: &'static str,
+    folder: PathBuf,
+}
+
+/// Nobody else works here: regions in which no other test makes anything.
+const REGIONS: [&str; 20] = [
+    "us-east-2",
+    "us-west-1",
+    "ca-central-1",
+    "eu-central-1",
+    "eu-north-1",
+    "eu-west-2",
+    "eu-west-3",
+    "eu-south-1",
+    "ap-south-1",
+    "ap-northeast-1",
+    "ap-northeast-2",
+    "ap-northeast-3",
+    "ap-southeast-1",
+    "ap-southeast-2",
+    "ap-east-1",
+    "sa-east-1",
+    "me-south-1",
+    "af-south-1",
+    "il-central-1",
+    "ca-west-1",
+];
+
+impl Account {
+    /// A region that no other test has.
+    pub fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self::in_region(REGIONS.get(next).expect("as many regions as tests ask for"))
+    }
+
+    /// This region; the caller makes sure that it is alone there.
+    pub fn in_region(region: &'static str) -> Self {
+        let folder = cloud().join("builds").join(region);
+        fs::create_dir_all(folder.join("home")).expect("a folder can be made");
+        Account { region, folder }
+    }
+
+    /// A file of this test.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// efa-gen as this user, with nothing between it and the API.
+    pub fn efa_gen(&self, arguments: &[&str]) -> Command {
+        let mut line = vec![env!("CARGO_BIN_EXE_efa-gen")];
+        line.extend(arguments);
+        self.at_home(on_network(&line))
+    }
+
+    /// efa-gen as this user, its calls through calls.py with these options. Their record begins anew.
+    pub fn through(&self, options: &[&str], arguments: &[&str]) -> Command {
+        let record = self.file("calls.jsonl");
+        let _ = fs::remove_file(&record);
+        let (program, record) = (beside("calls.py").display().to_string(), record.display().to_string());
+        let mut line = vec![program.as_str(), "--record", &record];
+        line.extend(options);
+        line.extend(["--", env!("CARGO_BIN_EXE_efa-gen")]);
+        line.extend(arguments);
+        self.at_home(on_network(&line))
+    }
+
+    fn at_home(&self, mut command: Command) -> Command {
+        for (name, folder) in [("XDG_STATE_HOME", "state"), ("XDG_CACHE_HOME", "cache"), ("HOME", "home")] {
+            command.env(name, self.file(folder));
+        }
+        command
+    }
+
+    /// A build of Debian 12 with the stand-in artifacts in this region.
+    pub fn build(&self, options: &[&str], more: &[&str]) -> Command {
+        let stack = cloud().join("stack.toml").display().to_string();
+        let mut line = vec!["build", "--distro", "debian12", "--stack", "rehearsal", "--stack-file", &stack];
+        line.extend(["--mirror", "http://mirror.rehearsal.test", "--region", self.region]);
+        line.extend(["--ssh-cidr", "10.78.0.1/32"]);
+        line.extend(more);
+        self.through(options, &line)
+    }
+
+    /// A build from the machine on which all is done but the seal.
+    pub fn short_build(&self, options: &[&str], more: &[&str]) -> Command {
+        let base = self.ready_image();
+        let mut line = vec!["--source-ami", base.as_str()];
+        line.extend(more);
+        self.build(options, &line)
+    }
+
+    /// Goes on with a run.
+    pub fn resume(&self, options: &[&str], run: &str) -> Command {
+        self.through(options, &["build", "--resume", run])
+    }
+
+    /// The calls of the last command that went through calls.py.
+    pub fn calls(&self) -> Vec<Value> {
+        let lines = fs::read_to_string(self.file("calls.jsonl")).unwrap_or_default();
+        lines.lines().map(|line| serde_json::from_str(line).expect("a call")).collect()
+    }
+
+    /// The runs that have files here.
+    pub fn runs(&self) -> Vec<String> {
+        let Ok(folder) = fs::read_dir(self.runs_folder()) else { return Vec::new() };
+        let mut runs: Vec<String> =
+            folder.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        runs.sort();
+        runs
+    }
+
+    /// Where the runs' files are.
+    pub fn runs_folder(&self) -> PathBuf {
+        self.file("state/efa-gen/runs")
+    }
+
+    /// Everything that is in the account, one line each; not the terminated instances.
+    pub fn things(&self) -> Vec<String> {
+        let listed = ran(&mut account_py(&["list", self.region])).good();
+        listed.lines().map(str::to_owned).collect()
+    }
+
+    /// One call that must succeed.
+    #[track_caller]
+    pub fn call(&self, call: &str, arguments: &Value) -> Value {
+        let said = ran(&mut account_py(&["call", self.region, call, &arguments.to_string()])).good();
+        serde_json::from_str(&said).expect("an answer")
+    }
+
+    /// Every instance that there ever was of a run, with its state.
+    pub fn instances_of(&self, run: &str) -> Vec<(String, String)> {
+        let of_run = json!({"Filters": [{"Name": "tag:efa-gen:run", "Values": [run]}]});
+        let found = self.call("describe_instances", &of_run);
+        let reservations = found["Reservations"].as_array().cloned().unwrap_or_default();
+        let instances = reservations.iter().flat_map(|one| one["Instances"].as_array().cloned().unwrap_or_default());
+        instances.map(|one| (text(&one["InstanceId"]), text(&one["State"]["Name"]))).collect()
+    }
+
+    /// The images of a run.
+    pub fn images_of(&self, run: &str) -> Vec<Value> {
+        let of_run = [json!({"Name": "tag:efa-gen:run", "Values": [run]})];
+        let found = self.call("describe_images", &json!({"Owners": ["self"], "Filters": of_run}));
+        found["Images"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// `efa-gen sweep` of one run.
+    pub fn sweep(&self, run: &str) -> Ran {
+        ran(&mut self.through(&[], &["sweep", "--region", self.region, "--run", run, "--older-than", "0s", "--yes"]))
+    }
+
+    /// `efa-gen image rm`.
+    pub fn remove_image(&self, image: &str, more: &[&str]) -> Ran {
+        let mut line = vec!["image", "rm", image, "--region", self.region, "--yes"];
+        line.extend(more);
+        ran(&mut self.through(&[], &line))
+    }
+
+    /// The machine on which all is done but the seal, as an image of this region: a build from it takes a minute.
+    pub fn ready_image(&self) -> String {
+        let source = ready_image();
+        let named = json!({"Owners": ["self"], "Filters": [{"Name": "name", "Values": ["rehearsal-ready"]}]});
+        let found = self.call("describe_images", &named);
+        if let Some(image) = found["Images"].get(0) {
+            return text(&image["ImageId"]);
+        }
+        let copy = json!({"Name": "rehearsal-ready", "SourceImageId": source, "SourceRegion": "us-east-1"});
+        let image = text(&self.call("copy_image", &copy)["ImageId"]);
+        wait_for("the copy", 60, || {
+            let found = self.call("describe_images", &json!({"ImageIds": [image]}));
+            (found["Images"][0]["State"] == "available").then_some(())
+        });
+        image
+    }
+
+    /// The run's one image is published; it is removed again, and the account is as it was before.
+    #[track_caller]
+    pub fn published_then_removed(&self, run: &str, before: &[String]) {
+        let images = self.images_of(run);
+        assert_eq!(images.len(), 1, "one image of {run}: {images:?}");
+        assert_eq!(
+            (tag(&images[0], "efa-gen:state"), text(&images[0]["State"])),
+            ("published".into(), "available".into())
+        );
+        self.remove_image(&text(&images[0]["ImageId"]), &[]).good();
+        assert_same(before, &self.things());
+    }
+
+    /// What no run may leave on this machine but in files of its own while it lasts.
+    #[track_caller]
+    pub fn keeps_no_secret(&self) {
+        for path in files_below(&self.folder) {
+            let bytes = fs::read(&path).unwrap_or_default();
+            let secret = String::from_utf8_lossy(&bytes).contains("PRIVATE KEY");
+            assert!(!secret, "{} holds a private key", path.display());
+        }
+    }
+}
+
+/// Made once for all regions, in us-east-1.
+fn ready_image() -> String {
+    static IMAGE: OnceLock<String> = OnceLock::new();
+    static TRIED: AtomicBool = AtomicBool::new(false);
+    let make = || {
+        assert!(!TRIED.swap(true, Ordering::Relaxed), "it has failed already, see the other test");
+        let guest = Guest::launch(&base_image(), "");
+        guest.give_script(&rendered("script", &[]));
+        guest.root(&format!("bash {SCRIPT} --start")).good();
+        guest.wait_until_complete(600);
+        guest.shut_down();
+        guest.keep("rehearsal-ready")
+    };
+    IMAGE.get_or_init(make).clone()
+}
+
+fn account_py(arguments: &[&str]) -> Command {
+    let tools = std::env::var("EFA_GEN_REHEARSAL_TOOLS").expect("tests/rehearsal/run sets it");
+    let python = Path::new(&tools).join("../venv/bin/python").display().to_string();
+    let program = beside("account.py").display().to_string();
+    let mut line = vec![python.as_str(), program.as_str()];
+    line.extend(arguments);
+    on_network(&line)
+}
+
+/// Every file below a folder; what goes while one looks is left out.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+/// A file's permissions.
+pub fn mode(path: &Path) -> u32 {
+    fs::metadata(path).map_or(0, |found| found.permissions().mode() & 0o7777)
+}
+
+/// A resource's tag; empty if it has none of this name.
+pub fn tag(resource: &Value, key: &str) -> String {
+    let tags = resource["Tags"].as_array().cloned().unwrap_or_default();
+    tags.iter().find(|tag| tag["Key"] == key).map_or(String::new(), |tag| text(&tag["Value"]))
+}
+
+/// Whether a recorded call changes anything.
+pub fn changes(call: &Value) -> bool {
+    let action = text(&call["action"]);
+    call["dry"] == false && !["Describe", "Get", "List"].iter().any(|begin| action.starts_with(begin))
+}

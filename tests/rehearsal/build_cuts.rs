@@ -1,0 +1,140 @@
+//! A build is killed at its calls of AWS: afterwards one sweep leaves the account as it was, or `--resume` reaches the same
+//! image with the one instance of the run. And Ctrl-C, at which a build cleans up by itself.
+
+use std::process::Stdio;
+use std::sync::Mutex;
+
+use serde_json::Value;
+
+use crate::account::{Account, changes, tag};
+use crate::machine::{assert_same, full, ran, text, wait_for};
+
+/// Where a build is killed, as calls.py takes it: an option and its value.
+type Cut = (&'static str, String);
+
+/// What an undisturbed build calls; it is removed again.
+fn undisturbed(account: &Account) -> Vec<Value> {
+    let before = account.things();
+    ran(&mut account.short_build(&[], &["--name", "undisturbed"])).good();
+    let calls = account.calls();
+    let run = account.runs().pop().expect("a run");
+    account.published_then_removed(&run, &before);
+    calls
+}
+
+/// Before or after by turns: every call with --full, else the first of each that changes anything, and two that do not.
+fn cuts(calls: &[Value]) -> Vec<Cut> {
+    let mut places: Vec<String> = Vec::new();
+    if full() {
+        places.extend((1..=calls.len()).map(|number| number.to_string()));
+    } else {
+        places.extend(["3".to_owned(), (calls.len() / 2).to_string()]);
+        for call in calls.iter().filter(|call| changes(call)) {
+            let action = text(&call["action"]);
+            if !places.contains(&action) {
+                places.push(action);
+            }
+        }
+    }
+    let sides = ["--kill-before", "--kill-after"].into_iter().cycle();
+    sides.zip(places).collect()
+}
+
+/// Kills a build there; one sweep then leaves nothing of it. A build that had ended by then, or whose image is published,
+/// has nothing to be swept, so its image is removed as an image is.
+fn cut_and_swept(account: &Account, (option, at): &Cut) {
+    let before = account.things();
+    let known = account.runs();
+    let killed = ran(&mut account.short_build(&[option, at], &["--name", "cut"]));
+    eprintln!("{} {option} {at}: exit code {}", account.region, killed.code);
+    assert!(killed.code == 137 || killed.code == 0, "{option} {at}: {}", killed.text);
+    let Some(run) = account.runs().into_iter().find(|run| !known.contains(run)) else {
+        // Killed in preflight, before the run had a name: then nothing may be there.
+        return assert_same(&before, &account.things());
+    };
+    assert!(account.instances_of(&run).len() <= 1, "{option} {at}: {:?}", account.instances_of(&run));
+    account.sweep(&run).good();
+    for image in account.images_of(&run) {
+        assert_eq!(tag(&image, "efa-gen:state"), "published", "{option} {at}: {image}");
+        account.remove_image(&text(&image["ImageId"]), &[]).good();
+    }
+    assert_same(&before, &account.things());
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn killed_at_its_calls_a_sweep_removes_everything() {
+    let first = Account::new();
+    let cuts = Mutex::new(cuts(&undisturbed(&first)).into_iter());
+    let next = || cuts.lock().ok()?.next();
+    let accounts = [first, Account::new(), Account::new()];
+    std::thread::scope(|scope| {
+        for account in &accounts {
+            scope.spawn(|| {
+                while let Some(cut) = next() {
+                    cut_and_swept(account, &cut);
+                }
+            });
+        }
+    });
+}
+
+/// Every start is killed at the first kind of call that none before it had made, until one comes through.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn killed_at_every_new_call_it_is_resumed_to_the_image() {
+    let account = Account::new();
+    account.ready_image();
+    let before = account.things();
+    let seen = account.file("seen").display().to_string();
+    let options = ["--kill-new", seen.as_str()];
+    let mut said = ran(&mut account.short_build(&options, &["--name", "resumed"]));
+    let mut starts = 1;
+    while said.code == 137 {
+        let runs = account.runs();
+        assert!(runs.len() <= 1, "a run begins once: {runs:?}");
+        starts += 1;
+        said = match runs.first() {
+            Some(run) => ran(&mut account.resume(&options, run)),
+            None => ran(&mut account.short_build(&options, &["--name", "resumed"])),
+        };
+        assert!(starts < 150, "it comes to no end: {}", said.text);
+    }
+    eprintln!("{starts} starts, killed at:\n{}", std::fs::read_to_string(&seen).unwrap_or_default());
+    said.good();
+    assert!(starts > 10, "it was killed {} times", starts - 1);
+    let run = account.runs().pop().expect("a run");
+    assert_eq!(account.instances_of(&run).len(), 1, "{:?}", account.instances_of(&run));
+    account.published_then_removed(&run, &before);
+    account.keeps_no_secret();
+}
+
+/// The run's own key, which it needs as long as it lasts, goes with the end of it.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn interrupted_it_cleans_up_and_interrupted_twice_it_says_what_is_left() {
+    let account = Account::new();
+    account.ready_image();
+    let before = account.things();
+    for (signals, code) in [(&["INT"][..], 130), (&["TERM"][..], 143), (&["INT", "INT"][..], 130)] {
+        let known = account.runs();
+        let mut command = account.short_build(&[], &["--name", "interrupted"]);
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let run = wait_for("the run", 60, || account.runs().into_iter().find(|run| !known.contains(run)));
+        wait_for("the builder", 120, || account.instances_of(&run).iter().any(|(_, is)| is == "running").then_some(()));
+        for signal in signals {
+            let kill = ["kill".to_owned(), format!("-{signal}"), child.id().to_string()];
+            assert!(std::process::Command::new(&kill[0]).args(&kill[1..]).status().expect("kill").success());
+            std::thread::sleep(std::time::Duration::from_millis(700));
+        }
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(code) || output.status.code() == Some(130), "{:?}: {said}", output.status);
+        if signals.len() == 2 {
+            assert!(said.contains("efa-gen sweep") && said.contains(&run), "{said}");
+            account.sweep(&run).good();
+        }
+        assert_same(&before, &account.things());
+    }
+}

@@ -1,0 +1,137 @@
+"""Owns what one call of AWS is, by its form on the wire, and the answers that calls.py gives in the API's place: errors,
+refusals asked for, and things that AWS does not know yet. It must not know how calls travel. No action is known here but
+for what it makes or lists."""
+
+import json
+import re
+import sys
+import time
+import urllib.parse
+import uuid
+import xml.etree.ElementTree as ET
+
+# EC2's server errors by status (list of error codes, "Server error codes"); all others are 400.
+STATUS = {"RequestLimitExceeded": 503, "Unavailable": 503, "ServiceUnavailable": 503}
+THROTTLED = {"ec2": "RequestLimitExceeded", "sts": "Throttling", "servicequotas": "TooManyRequestsException"}
+# What an action makes, and what a list shows, by the prefix of their ids.
+MAKES = {
+    "RunInstances": ("i", "vol", "eni"), "CreateImage": ("ami",), "CopyImage": ("ami",), "CreateSecurityGroup": ("sg",),
+    "ImportKeyPair": ("key",), "CreateKeyPair": ("key",), "AllocateAddress": ("eipalloc",), "CreatePlacementGroup": ("pg",),
+}
+LISTS = {
+    "DescribeInstances": "i", "DescribeImages": "ami", "DescribeSecurityGroups": "sg", "DescribeKeyPairs": "key",
+    "DescribeVolumes": "vol", "DescribeAddresses": "eipalloc", "DescribePlacementGroups": "pg",
+}
+NOT_FOUND = {
+    "i": "InvalidInstanceID.NotFound", "ami": "InvalidAMIID.NotFound", "sg": "InvalidGroup.NotFound",
+    "key": "InvalidKeyPair.NotFound", "vol": "InvalidVolume.NotFound", "eni": "InvalidNetworkInterfaceID.NotFound",
+    "eipalloc": "InvalidAllocationID.NotFound", "pg": "InvalidPlacementGroup.Unknown",
+}
+
+
+class Call:
+    """One request of the command; an SDK's second attempt is a call of its own."""
+
+    def __init__(self, number, headers, body):
+        scope = re.search(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/", headers.get("Authorization", ""))
+        self.number = number
+        self.region, self.service = scope.groups() if scope else ("", "")
+        self.target = headers.get("X-Amz-Target")
+        self.values = parameters(self.target, body)
+        self.action = self.target.rsplit(".", 1)[-1] if self.target else dict(self.values).get("Action", "")
+        self.dry = ("DryRun", "true") in self.values
+        # An SDK of today numbers its attempts; of an older one, the same words again are another attempt.
+        attempt = re.search(r"attempt=(\d+)", headers.get("amz-sdk-request", ""))
+        self.attempt = int(attempt[1]) if attempt else None
+        self.same = (self.service, self.region, self.target, body)
+
+    def named(self):
+        """The values that name things that are to be there: no filter's, and not the name of what is to be made."""
+        new = ("KeyName",) if self.action in ("ImportKeyPair", "CreateKeyPair") else ()
+        return [value for key, value in self.values if not key.startswith("Filter.") and key not in new]
+
+
+def parameters(target, body):
+    """A call's parameters as pairs of text; a JSON call's outermost ones."""
+    if not target:
+        return urllib.parse.parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+    return [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in json.loads(body or b"{}").items()]
+
+
+def error(call, code, message="The rehearsal answers so."):
+    """An answer with this error, in the service's own form."""
+    status = STATUS.get(code) or (500 if code.startswith(("Internal", "Insufficient", "ServerInternal")) else 400)
+    if call.target:
+        body = json.dumps({"__type": code, "message": message})
+        return status, [("Content-Type", "application/x-amz-json-1.1"), ("x-amzn-ErrorType", code)], body.encode()
+    said, request_id = f"<Code>{code}</Code><Message>{message}</Message>", uuid.uuid4()
+    if call.service == "ec2":
+        body = f"<Response><Errors><Error>{said}</Error></Errors><RequestID>{request_id}</RequestID></Response>"
+    else:
+        body = f"<ErrorResponse><Error>{said}</Error><RequestId>{request_id}</RequestId></ErrorResponse>"
+    return status, [("Content-Type", "text/xml")], body.encode()
+
+
+def code_of(answer):
+    """The error code of an answer, or nothing."""
+    if answer[0] < 400:
+        return ""
+    found = re.search(rb'<Code>([^<]+)|"__type": ?"([^"]+)', answer[2])
+    return (found[1] or found[2]).decode() if found else "?"
+
+
+class Refusals:
+    """--refuse, each with the times that are left."""
+
+    RULE = re.compile(r"(?P<action>\w+)(?P<dry>\?dry)?(?:@(?P<value>[^=]+))?=(?P<code>[\w.]+)(?::(?P<times>\d+))?")
+
+    def __init__(self, texts):
+        self.rules = [rule.groupdict() for rule in map(self.RULE.fullmatch, texts) if rule]
+        if len(self.rules) != len(texts):
+            sys.exit(f"calls.py: --refuse ACTION[?dry][@VALUE]=CODE[:TIMES], not one of {texts}")
+        self.left = [int(rule["times"] or sys.maxsize) for rule in self.rules]
+
+    def code(self, call):
+        for index, rule in enumerate(self.rules):
+            fits = rule["action"] == call.action and bool(rule["dry"]) == call.dry and self.left[index] > 0
+            if fits and rule["value"] in (None, *(value for _, value in call.values)):
+                self.left[index] -= 1
+                return rule["code"]
+        return None
+
+
+class Late:
+    """--late: what was made and when, by id, and a key pair by its name too."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.born = {}
+
+    def young(self, prefix=None):
+        ids = {one for one, (_, at) in list(self.born.items()) if time.monotonic() - at < self.seconds}
+        return {one for one in ids if prefix in (None, self.born[one][0])}
+
+    def code(self, call):
+        return next((NOT_FOUND[self.born[one][0]] for one in call.named() if one in self.young()), None)
+
+    def answered(self, call, answer):
+        """Notes what the call has made; takes out of a list what is too new for it."""
+        status, headers, body = answer
+        if status == 200 and call.action in MAKES:
+            names = [value for key, value in call.values if key == "KeyName"] if call.action.endswith("KeyPair") else []
+            for prefix in MAKES[call.action]:
+                ids = re.findall(rf"\b{prefix}-[0-9a-f]{{17}}\b", body.decode("utf-8", "replace"))
+                for one in set(ids) | set(names):
+                    self.born.setdefault(one, (prefix, time.monotonic()))
+        young = self.young(LISTS.get(call.action, "none"))
+        return (status, headers, without(body, young)) if status == 200 and young else answer
+
+
+def without(body, ids):
+    """A list without the items that hold one of these ids."""
+    root = ET.fromstring(body)
+    for items in root:
+        for item in list(items):
+            if any(text in ids for text in item.itertext()):
+                items.remove(item)
+    return ET.tostring(root)

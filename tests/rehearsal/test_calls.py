@@ -1,0 +1,149 @@
+#!/usr/bin/python3
+"""Tests calls.py before an API of one line: each answer counts up, and the answer of an action that makes something holds
+an id. Needs neither root nor the cloud."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+ID = "i-0123456789abcdef0"
+# A client of no SDK: one call after another, as many attempts as it is told, and what came of each on a line.
+CLIENT = '''
+import os, sys, urllib.error, urllib.request
+for words in sys.argv[2:]:
+    for attempt in range(1, 1 + int(sys.argv[1])):
+        service = {"G": "sts", "{": "ssm"}.get(words[0], "ec2")
+        headers = {"Authorization": f"AWS4-HMAC-SHA256 Credential=k/20260101/us-east-1/{service}/aws4_request, Signature={attempt}",
+                   "amz-sdk-request": f"attempt={attempt}; max=3"}
+        body = words.encode()
+        if words.startswith("{"):
+            headers["X-Amz-Target"] = "AmazonSSM.GetParameter"
+        else:
+            body = b"Action=" + body
+        try:
+            said = urllib.request.urlopen(urllib.request.Request(os.environ["AWS_ENDPOINT_URL"], body, headers)).read().decode()
+        except urllib.error.HTTPError as refusal:
+            said = f"{refusal.code} {refusal.read().decode()}"
+        except OSError as lost:
+            said = "nothing"
+        print(said, flush=True)
+        if said[:1] == "<":
+            break
+'''
+
+
+class Api(http.server.BaseHTTPRequestHandler):
+    """Counts its calls."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.asked.append(asked)
+        items = f"<set><item><id>{ID}</id></item><item><id>i-old</id></item></set>" if "Instances" in asked else ""
+        body = f"<Answer><n>{len(self.server.asked)}</n>{items}</Answer>".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Calls(unittest.TestCase):
+    def setUp(self):
+        self.api = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Api)
+        self.api.asked = []
+        threading.Thread(target=self.api.serve_forever, daemon=True).start()
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.addCleanup(self.api.server_close)
+        self.addCleanup(self.api.shutdown)
+        self.kinds = os.path.join(self.folder.name, "kinds")
+
+    def start(self, *options, command):
+        record = os.path.join(self.folder.name, "record")
+        line = [os.path.join(HERE, "calls.py"), "--upstream", f"http://127.0.0.1:{self.api.server_port}", "--record", record]
+        return subprocess.Popen([*line, *options, "--", *command], stdout=subprocess.PIPE, text=True)
+
+    def run_client(self, *options, attempts=1, calls=("DescribeVpcs",)):
+        process = self.start(*options, command=[sys.executable, "-c", CLIENT, str(attempts), *calls])
+        said = process.communicate(timeout=30)[0].splitlines()
+        with open(os.path.join(self.folder.name, "record"), encoding="utf-8") as file:
+            return process.returncode, said, [json.loads(line) for line in file]
+
+    def test_calls_pass_and_are_recorded(self):
+        code, said, record = self.run_client("--delay", "50", calls=("DescribeVpcs", "RunInstances&DryRun=true", '{"Name": "x"}'))
+        self.assertEqual((code, [line[:14] for line in said]), (0, ["<Answer><n>1</", "<Answer><n>2</", "<Answer><n>3</"]))
+        self.assertEqual([line["n"] for line in record], [1, 2, 3])
+        self.assertEqual([line["action"] for line in record], ["DescribeVpcs", "RunInstances", "GetParameter"])
+        self.assertEqual([line["dry"] for line in record], [False, True, False])
+        self.assertEqual({(line["region"], line["status"]) for line in record}, {("us-east-1", 200)})
+        self.assertEqual([line["service"] for line in record], ["ec2", "ec2", "ssm"])
+        self.assertTrue(all(line["ms"] >= 50 for line in record))
+
+    def test_killed_before_and_after(self):
+        for side, at, reached in (("before", "2", 1), ("after", "2", 2), ("before", "B", 1), ("after", "B", 2)):
+            code, said, record = self.run_client(f"--kill-{side}", at, calls=("A", "B", "C"))
+            self.assertEqual((code, len(said), record[-1]["fault"]), (137, 1, f"killed {side}"))
+            self.assertEqual(len(self.api.asked), reached)
+            self.api.asked.clear()
+
+    def test_killed_at_each_new_kind(self):
+        calls = ("A", "B", "A", "A")
+        codes = [self.run_client("--kill-new", self.kinds, calls=calls)[0] for _ in range(4)]
+        self.assertEqual(codes, [137, 137, 137, 0])
+        with open(self.kinds, encoding="utf-8") as file:
+            self.assertEqual(file.read().splitlines(), ["ec2.A", "ec2.B", "ec2.A again"])
+
+    def test_first_attempts(self):
+        for option, first, reached in (("throttle", "RequestLimitExceeded", 1), ("unavailable", "InternalError", 1), ("lose", "", 2)):
+            code, said, record = self.run_client(f"--{option}", attempts=2)
+            self.assertEqual((code, len(said), len(self.api.asked)), (0, 2, reached))
+            self.assertIn(first or "nothing", said[0])
+            self.assertEqual(record[-2]["code"], first)
+            self.api.asked.clear()
+        self.assertIn("<ErrorResponse>", self.run_client("--throttle", calls=("GetCallerIdentity",))[1][0])
+        self.assertIn('{"__type": "ThrottlingException"', self.run_client("--throttle", calls=("{}",))[1][0])
+
+    def test_refusals(self):
+        run = ("RunInstances&SubnetId=a", "RunInstances&SubnetId=b", "RunInstances&SubnetId=a&DryRun=true")
+        said = lambda rule: [line.split(" ")[0][:3] for line in self.run_client("--refuse", rule, calls=run)[1]]
+        self.assertEqual(said("RunInstances=InsufficientInstanceCapacity"), ["500", "500", "<An"])
+        self.assertEqual(said("RunInstances@a=InsufficientInstanceCapacity"), ["500", "<An", "<An"])
+        self.assertEqual(said("RunInstances=UnauthorizedOperation:1"), ["400", "<An", "<An"])
+        self.assertEqual(said("RunInstances?dry=UnauthorizedOperation"), ["<An", "<An", "400"])
+
+    def test_late(self):
+        calls = ("RunInstances", f"DescribeInstances&InstanceId.1={ID}", "DescribeInstances&Filter.1.Value.1=x", "DescribeInstances")
+        said = self.run_client("--late", "20", calls=calls)[1]
+        self.assertIn("InvalidInstanceID.NotFound", said[1])
+        for line in said[2:]:
+            self.assertNotIn(ID, line)
+            self.assertIn("i-old", line)
+        self.assertIn(ID, self.run_client("--late", "0", calls=calls)[1][1])
+
+    def test_the_commands_own_end(self):
+        for words, code in (("exit 3", 3), ("kill -TERM $$", 143)):
+            process = self.start(command=["sh", "-c", words])
+            process.communicate(timeout=30)
+            self.assertEqual(process.returncode, code)
+        for number, words in (("INT", "6"), ("TERM", "7")):
+            process = self.start(command=["sh", "-c", "trap 'exit 6' INT; trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done"])
+            process.stdout.readline()
+            time.sleep(0.2)
+            subprocess.run(["kill", f"-{number}", str(process.pid)], check=True)
+            process.communicate(timeout=30)
+            self.assertEqual(process.returncode, int(words))
+
+
+if __name__ == "__main__":
+    unittest.main()
