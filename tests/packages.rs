@@ -138,6 +138,11 @@ fn run_whole(machine: &Machine, plan: &Plan) {
     if machine.family() == "deb" {
         // As if the machine had been cut off in the middle of a package command.
         machine.shell("dpkg --unpack /srv/pool/ours/half-installed_1.0_amd64.deb");
+        let second = machine.boot(&["/bin/bash", "/var/lib/efa-gen/install.sh"]);
+        assert!(second.said.ends_with("rebooting\n") && second.code == 0, "{}", second.said);
+        // As if it had been cut off between a package's files and its status: what dpkg then says of it is this.
+        let status = "/^Package: make$/,/^$/s/^Status: .*/Status: install reinstreq unpacked/";
+        machine.shell(&format!("sed -i '{status}' /var/lib/dpkg/status && dpkg -s make | grep -q reinstreq"));
     }
     run_to_completion(machine);
     check_boot_hook(machine, plan, false);

@@ -167,7 +167,8 @@ source "amazon-ebs" "image" {
   spot_price           = var.spot_price
   iam_instance_profile = var.iam_instance_profile
   user_data_file       = var.user_data_file
-  # Whatever shuts the builder down: it does not stay around as a stopped one. Packer's own stop is not meant by this.
+
+  # A builder that is shut down from within does not stay around as a stopped one.
   shutdown_behavior = "terminate"
 
   ssh_username                          = "<~ base.user ~>"

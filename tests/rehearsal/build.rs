@@ -102,6 +102,8 @@ fn a_whole_build_and_the_same_again() {
         "http://mirror.rehearsal.test",
         "--region",
         account.region,
+        "--ssh-cidr",
+        "10.78.0.1/32",
         "--no-encrypt",
         "--share",
         "111122223333",
@@ -253,7 +255,7 @@ fn bad_input_is_refused_before_anything_is_made() {
         (vec!["--tag", "aws:team=x"], 2, vec!["aws:"]),
         (vec!["--ssh-cidr", "0.0.0.0/0"], 2, vec!["the whole Internet"]),
         (vec!["--ssh-cidr", "10.0.0.1"], 2, vec!["10.0.0.1"]),
-        (vec!["--share", "111122223333"], 2, vec!["111122223333", "key"]),
+        (vec!["--share", "111122223333"], 4, vec!["can't be shared", "--no-encrypt"]),
     ] {
         refused(&account, &[], &more, code, &words);
     }

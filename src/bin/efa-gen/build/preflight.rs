@@ -126,6 +126,7 @@ impl<'a> Preflight<'a> {
             existing,
         };
         if ready.existing.is_none() {
+            self.problems.extend(publish::check_regions(self.aws, &self.args.publish, &ready.name, self.run).await);
             self.dry_runs(&ready).await;
         }
         ready.notes = self.notes;

@@ -65,7 +65,7 @@ struct Order {
 pub async fn publish(aws: &Aws, image: &Image, args: &PublishArgs, run: &str, talk: &Talk) -> Result<Vec<Copy>> {
     // The one given may be older than its tags and flags.
     let now =
-        aws.image(&image.id).await.map_err(|error| error.about(&format!("image {} in {}", image.id, aws.region)))?;
+        aws.image(&image.id).await.map_err(|error| error.about(&subject(aws, &image.id)))?;
     let mut source = now.unwrap_or_else(|| image.clone());
     // Tags of AWS's own can't be given.
     source.tags.retain(|key, _| !key.starts_with("aws:"));
@@ -122,7 +122,7 @@ fn regions(places: &[(Aws, Image)]) -> String {
 ///
 /// Errors: it failed, is not available after two hours, or AWS does not agree with itself for minutes.
 pub async fn wait_until_believed(aws: &Aws, id: &str, talk: &Talk) -> Result<Image> {
-    let said = |error: ApiError| error.about(&format!("image {id} in {}", aws.region));
+    let said = |error: ApiError| error.about(&subject(aws, id));
     talk.step(format!("Wait for {id} in {} to be available", aws.region));
     let began = Instant::now();
     loop {
@@ -222,8 +222,15 @@ impl Order {
             }
             Ok(())
         };
-        done().await.map_err(|error: ApiError| error.about(&format!("image {id} in {}", aws.region)))?;
-        until_shown(aws, id, async || self.lacks(aws, id).await).await
+        done().await.map_err(|error: ApiError| error.about(&subject(aws, id)))?;
+        let end = Instant::now() + SETTLES;
+        loop {
+            let lacking = self.lacks(aws, id).await.map_err(|error| error.about(&subject(aws, id)))?;
+            if lacking.is_empty() {
+                return Ok(());
+            }
+            pause(aws, id, &lacking, end).await?;
+        }
     }
 
     /// What an image does not show yet of what it was given.
@@ -258,18 +265,23 @@ impl Order {
             return Ok(());
         }
         put_tags(aws, image, &all).await?;
-        let missing = async || {
-            let shown = aws.image(&image.id).await?.map(|image| image.tags).unwrap_or_default();
+        let end = Instant::now() + SETTLES;
+        loop {
+            let shown = aws.image(&image.id).await.map_err(|error| error.about(&subject(aws, &image.id)))?;
+            let shown = shown.map(|image| image.tags).unwrap_or_default();
             let missing = all.iter().filter(|(key, value)| shown.get(*key) != Some(*value));
-            Ok(missing.map(|(key, _)| format!("tag {key}")).collect())
-        };
-        until_shown(aws, &image.id, missing).await
+            let missing: Vec<String> = missing.map(|(key, _)| format!("tag {key}")).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            pause(aws, &image.id, &missing, end).await?;
+        }
     }
 
     /// Lets the SSM parameter point at the image, and reads it back.
     async fn name(&self, aws: &Aws, image: &str, name: &str) -> Result<()> {
-        let subject = format!("SSM parameter {name} for image {image} in {}", aws.region);
-        let said = |error: ApiError| error.about(&subject);
+        let what = format!("SSM parameter {name} for image {image} in {}", aws.region);
+        let said = |error: ApiError| error.about(&what);
         if aws.parameter(name).await.map_err(said)?.as_deref() == Some(image) {
             return Ok(());
         }
@@ -284,7 +296,7 @@ impl Order {
             }
             if Instant::now() > end {
                 let shown = value.as_deref().unwrap_or("nothing");
-                return Err(Error::new(Class::Cloud, format!("{subject}: it was written, but shows {shown}")).hint(
+                return Err(Error::new(Class::Cloud, format!("{what}: it was written, but shows {shown}")).hint(
                     "Parameter Store refuses an image that it can't see; does something else write this parameter?",
                 ));
             }
@@ -297,28 +309,22 @@ impl Order {
 async fn put_tags(aws: &Aws, image: &Image, tags: &Tags) -> Result<()> {
     let mut ids = vec![image.id.clone()];
     ids.extend(image.snapshots.iter().cloned());
-    aws.tag(&ids, tags).await.map_err(|error| error.about(&format!("image {} in {}", image.id, aws.region)))
+    aws.tag(&ids, tags).await.map_err(|error| error.about(&subject(aws, &image.id)))
 }
 
-/// Reads until nothing is missing any more.
-async fn until_shown(
-    aws: &Aws,
-    id: &str,
-    lacks: impl AsyncFn() -> std::result::Result<Vec<String>, ApiError>,
-) -> Result<()> {
-    let end = Instant::now() + SETTLES;
-    loop {
-        let lacking = lacks().await.map_err(|error| error.about(&format!("image {id} in {}", aws.region)))?;
-        if lacking.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() > end {
-            let text = format!("image {id} in {} still lacks: {}", aws.region, lacking.join(", "));
-            return Err(Error::new(Class::Cloud, text)
-                .hint("AWS took it, but does not show it: does something else change the image?"));
-        }
+/// Waits before the next look at what AWS does not show yet; at the end of patience it is an error.
+async fn pause(aws: &Aws, id: &str, lacking: &[String], end: Instant) -> Result<()> {
+    if Instant::now() < end {
         sleep(BETWEEN_READS).await;
+        return Ok(());
     }
+    let text = format!("{} still lacks: {}", subject(aws, id), lacking.join(", "));
+    Err(Error::new(Class::Cloud, text).hint("AWS took it, but does not show it: does something else change the image?"))
+}
+
+/// Which image an error is about.
+fn subject(aws: &Aws, id: &str) -> String {
+    format!("image {id} in {}", aws.region)
 }
 
 /// Runs all, some at once; the results come in the order of the work. All of them end before an error is told.

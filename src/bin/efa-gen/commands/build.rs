@@ -15,7 +15,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use super::{fetch, list, recipe, render as render_command};
 use crate::build::preflight::{Preflight, Ready};
-use crate::build::problem::{self, Problem};
+use crate::build::problem;
 use crate::build::run::{self, Folder, Record};
 use crate::build::{Build, Built, describe, packer, publish, sweep};
 use crate::cli::OutputArg;

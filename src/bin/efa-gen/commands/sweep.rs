@@ -83,10 +83,15 @@ async fn sweep(args: &SweepArgs, limit: i64) -> Result<()> {
         }
     }
     show(args, &rows)?;
+    let next = match (runs.is_empty(), args.yes) {
+        (true, _) => "note: nothing to remove",
+        (false, false) => "note: nothing was removed: --yes removes what is listed",
+        (false, true) => "",
+    };
+    if !next.is_empty() {
+        report::say(next);
+    }
     if !args.yes {
-        let text =
-            if runs.is_empty() { "nothing to remove" } else { "nothing was removed: --yes removes what is listed" };
-        report::say(&format!("note: {text}"));
         return if args.output == OutputArg::Json { list::json(&rows) } else { Ok(()) };
     }
     let left = remove(args, &regions, &runs).await?;

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use jiff::{Timestamp, ToSpan, civil, tz::TimeZone};
 
-use crate::build::problem::Problem;
+use crate::build::{problem::Problem, tags};
 use crate::cli::cloud::PublishArgs;
-use crate::ec2::Aws;
+use crate::ec2::{Aws, model::Image};
 
 /// Characters of an AMI's name besides letters and digits (AWS EC2 API Reference, CreateImage).
 const NAME_MARKS: &str = "()[] ./-'@_";
@@ -45,7 +45,8 @@ pub async fn check_regions(aws: &Aws, args: &PublishArgs, name: &str, run: Optio
     for region in args.copy_to.iter().filter(|region| is_region(region)) {
         match aws.in_region(region).images(&["self"], &[("name", name)]).await {
             Ok(images) => {
-                let others = images.iter().filter(|image| image.tags.get(super::tags::RUN).map(String::as_str) != run);
+                let own = |image: &&Image| run.is_some() && image.tags.get(tags::RUN).map(String::as_str) == run;
+                let others = images.iter().filter(|image| !own(image));
                 found.extend(others.map(|image| {
                     let what = format!("the name {name} is taken in {region} by {}", image.id);
                     Problem::new(what, "choose another --name, or remove that image: efa-gen image rm")

@@ -1,0 +1,361 @@
+//! `efa-gen build --driver packer`, with a Packer that only notes how it was called, and an AWS of a few fixed answers. Real
+//! Packers are in the rehearsal.
+#![cfg(feature = "ec2")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::http::{Asked, Reply, Server};
+use support::pgp::{bytes, fingerprint};
+use support::{Ran, command, scratch};
+use tempfile::TempDir;
+
+/// Notes how it was called; `build` runs the file `build`.
+const PACKER: &str = r#"#!/bin/sh
+echo "$*" >>"$FAKE/argv"
+case $1 in
+  version) cat "$FAKE/version" ;;
+  init) [ ! -e "$FAKE/offline" ] || { echo "Failed getting the plugin: no route" >&2; exit 1; } ;;
+  build) env >"$FAKE/env" && cp -R . "$FAKE/given" && . "$FAKE/build" ;;
+esac
+"#;
+
+/// What a good build does.
+const GOOD: &str = r#"echo "==> amazon-ebs.image: Stopping the source instance..."
+echo '{"builds": [{"artifact_id": "us-east-1:ami-00000000000000001"}, {"artifact_id": "eu-west-1:ami-00000000000000009,us-east-1:ami-0b0b0b0b0b0b0b0b0"}]}' >manifest.json
+touch "$FAKE/made"
+"#;
+
+const BUILT: &str = "ami-0b0b0b0b0b0b0b0b0";
+
+/// A folder with the fake Packer, the AWS that it speaks of, and the mirror of the EFA installer.
+struct Stage {
+    folder: TempDir,
+    aws: Server,
+    mirror: Server,
+}
+
+impl Stage {
+    fn new(version: &str, build: &str) -> Self {
+        let folder = scratch();
+        let fake = folder.path().join("fake");
+        fs::create_dir_all(fake.join("bin")).expect("a folder");
+        let program = fake.join("bin/packer");
+        fs::write(&program, PACKER).expect("a file");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a mode");
+        fs::write(fake.join("version"), version).expect("a file");
+        fs::write(fake.join("build"), build).expect("a file");
+        stack_file(folder.path());
+        let tags = Arc::new(Mutex::new(BTreeMap::new()));
+        let aws = Server::start(move |asked| answer(asked, &fake, &tags));
+        let mirror = Server::start(|asked| match asked.path.rsplit('/').next().unwrap_or_default() {
+            "our-efa-1.50.0.tar.gz" => Reply::file(asked, &bytes("efa.tar.gz"), "\"one\""),
+            "our-efa-1.50.0.tar.gz.sig" => Reply::new(200, &bytes("good.sig")),
+            _ => Reply::new(200, &bytes("good.asc")),
+        });
+        Stage { folder, aws, mirror }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    fn command(&self, more: &[&str]) -> Command {
+        let mut command = command(&[]);
+        let path = std::env::var("PATH").expect("a PATH");
+        command.current_dir(self.folder.path());
+        command.env("PATH", format!("{}:{path}", self.path("fake/bin").display()));
+        command.env("FAKE", self.path("fake")).env("HOME", self.folder.path()).env("PKR_VAR_share_accounts", "[\"1\"]");
+        command.env("AWS_ENDPOINT_URL", &self.aws.url).env("AWS_REGION", "us-east-1");
+        command.env("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE").env("AWS_SECRET_ACCESS_KEY", "a-secret");
+        let fixed = ["build", "--distro", "debian12", "--driver", "packer", "--source-ami", "ami-0a0a0a0a0a0a0a0a0"];
+        command.args(fixed).args(["--stack-file", "stack.toml", "--mirror", &format!("{}/efa", self.mirror.url)]);
+        command.args(["--ssh-cidr", "203.0.113.7/32"]).args(more);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, more: &[&str]) -> Ran {
+        ended(self.command(more).spawn().expect("the binary starts"))
+    }
+
+    /// Starts it, and waits until the fake Packer builds.
+    fn begin(&self) -> Child {
+        let child = self.command(&[]).spawn().expect("the binary starts");
+        let end = Instant::now() + Duration::from_secs(60);
+        while !self.path("fake/building").exists() {
+            assert!(Instant::now() < end, "Packer was not started");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child
+    }
+
+    /// The calls that AWS was asked for, each name once.
+    fn calls(&self) -> Vec<String> {
+        let mut calls: Vec<String> = self.aws.asked("/").iter().map(|asked| parameter(asked, "Action")).collect();
+        calls.sort();
+        calls.dedup();
+        calls
+    }
+}
+
+fn ended(child: Child) -> Ran {
+    let output = child.wait_with_output().expect("it ends");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ran { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+/// A stack file whose EFA installer is the OpenPGP fixture.
+fn stack_file(folder: &Path) {
+    use sha2::Digest;
+    let sha256: String = sha2::Sha256::digest(bytes("efa.tar.gz")).iter().map(|byte| format!("{byte:02x}")).collect();
+    let url = "https://downloads.example/our-efa-1.50.0.tar.gz";
+    let signer = format!("fingerprint = \"{}\", key = \"https://keys.example/team.asc\"", fingerprint("good"));
+    let text = format!(
+        "[[efa]]\nversion = \"1.50.0\"\ndownload = {{ url = \"{url}\", sha256 = \"{sha256}\", published = \"us\" }}\nsigner = {{ {signer} }}\n"
+    );
+    fs::write(folder.join("stack.toml"), text).expect("a file");
+}
+
+/// A parameter of a call in EC2's query protocol.
+fn parameter(asked: &Asked, name: &str) -> String {
+    let pair = |pair: &str| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| decoded(value));
+    asked.body.split('&').find_map(pair).unwrap_or_default()
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'+' => bytes.push(b' '),
+            b'%' => {
+                let digits: String = rest.by_ref().take(2).map(char::from).collect();
+                bytes.push(u8::from_str_radix(&digits, 16).expect("two digits"));
+            }
+            other => bytes.push(other),
+        }
+    }
+    String::from_utf8(bytes).expect("UTF-8")
+}
+
+type Tags = Mutex<BTreeMap<String, String>>;
+
+/// AWS, as far as it is asked here. Before the fake Packer has built there is no image.
+fn answer(asked: &Asked, fake: &Path, tags: &Tags) -> Reply {
+    let call = parameter(asked, "Action");
+    if parameter(asked, "DryRun") == "true" {
+        let error = "<Response><Errors><Error><Code>DryRunOperation</Code><Message>yes</Message></Error></Errors></Response>";
+        return Reply::new(412, error.as_bytes());
+    }
+    let body = match call.as_str() {
+        // Not in the query protocol: Service Quotas.
+        "" => return Reply::new(400, br#"{"__type": "AccessDeniedException"}"#),
+        "GetCallerIdentity" => "<GetCallerIdentityResult><Arn>arn:aws:iam::123456789012:user/u</Arn><Account>123456789012</Account></GetCallerIdentityResult>".to_owned(),
+        "DescribeInstanceTypes" => "<instanceTypeSet><item><instanceType>c5.4xlarge</instanceType><hypervisor>nitro</hypervisor><vCpuInfo><defaultVCpus>16</defaultVCpus></vCpuInfo><processorInfo><supportedArchitectures><item>x86_64</item></supportedArchitectures></processorInfo><supportedUsageClasses><item>on-demand</item><item>spot</item></supportedUsageClasses></item></instanceTypeSet>".to_owned(),
+        "DescribeInstanceTypeOfferings" => "<instanceTypeOfferingSet><item><location>us-east-1b</location></item></instanceTypeOfferingSet>".to_owned(),
+        "DescribeSubnets" => ["a", "b"].map(|zone| format!("<item><subnetId>subnet-0{zone}</subnetId><vpcId>vpc-0</vpcId><availabilityZone>us-east-1{zone}</availabilityZone><availableIpAddressCount>9</availableIpAddressCount></item>")).concat().replace("<item>", "<ITEM>").replacen("<ITEM>", "<subnetSet><ITEM>", 1).replace("<ITEM>", "<item>") + "</subnetSet>",
+        "DescribeRouteTables" => "<routeTableSet><item><routeSet><item><destinationCidrBlock>0.0.0.0/0</destinationCidrBlock><gatewayId>igw-0</gatewayId></item></routeSet></item></routeTableSet>".to_owned(),
+        "DescribeImages" => images(asked, fake, tags),
+        "CreateTags" => {
+            for index in 1.. {
+                let key = parameter(asked, &format!("Tag.{index}.Key"));
+                if key.is_empty() {
+                    break;
+                }
+                tags.lock().expect("the tags").insert(key, parameter(asked, &format!("Tag.{index}.Value")));
+            }
+            "<return>true</return>".to_owned()
+        }
+        _ => "<return>true</return>".to_owned(),
+    };
+    Reply::new(200, format!("<{call}Response><requestId>r</requestId>{body}</{call}Response>").as_bytes())
+}
+
+fn images(asked: &Asked, fake: &Path, tags: &Tags) -> String {
+    let ask = parameter(asked, "ImageId.1") + &parameter(asked, "Filter.1.Name");
+    let image = |id: &str, tags: &str| {
+        format!("<imagesSet><item><imageId>{id}</imageId><name>of {id}</name><imageState>available</imageState><architecture>x86_64</architecture><enaSupport>true</enaSupport><imdsSupport>v2.0</imdsSupport><rootDeviceName>/dev/xvda</rootDeviceName><blockDeviceMapping><item><deviceName>/dev/xvda</deviceName><ebs><snapshotId>snap-0</snapshotId><volumeSize>8</volumeSize></ebs></item></blockDeviceMapping><tagSet>{tags}</tagSet></item></imagesSet>")
+    };
+    if ask == "ami-0a0a0a0a0a0a0a0a0" {
+        return image(&ask, "");
+    }
+    if !fake.join("made").exists() || (ask != BUILT && ask != "tag:efa-gen:run") {
+        return "<imagesSet/>".to_owned();
+    }
+    // What Packer would have tagged it with.
+    let text = fs::read_to_string(fake.join("given/efa-gen.pkrvars.json")).expect("the variables");
+    let given: Value = serde_json::from_str(&text).expect("JSON");
+    let mut all: BTreeMap<String, String> = serde_json::from_value(given["more_tags"].clone()).expect("tags");
+    all.insert("efa-gen:run".into(), given["run"].as_str().unwrap_or_default().into());
+    all.extend(tags.lock().expect("the tags").clone());
+    let item = |(key, value): (&String, &String)| format!("<item><key>{key}</key><value>{value}</value></item>");
+    image(BUILT, &all.iter().map(item).collect::<String>())
+}
+
+#[test]
+fn packer_makes_the_image_and_efa_gen_publishes_it() {
+    for (version, newest) in [("Packer v1.6.6\n", false), ("Packer v1.16.0-dev (abc)\n\nYour version is old\n", true)] {
+        let stage = Stage::new(version, GOOD);
+        let flags = ["--output", "json", "--tag", "team=a {{b}} ${c}", "--root-gib", "99", "--spot", "--share", "210987654321"];
+        let ran = stage.run(&[&flags[..], &["--name", "my image", "--no-encrypt", "--profile", "work"]].concat());
+        assert_eq!(ran.code, 0, "{version}: {}", ran.stderr);
+        let row: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        assert_eq!(row[0]["images"][0]["image"], BUILT, "{}", ran.stdout);
+
+        let calls = if newest { "version\nversion\ninit .\n" } else { "version\nversion\n" };
+        let calls = format!("{calls}build -color=false -var-file=efa-gen.pkrvars.json .\n");
+        assert_eq!(stage.read("fake/argv"), calls);
+        let environment = stage.read("fake/env");
+        assert!(!environment.contains("PKR_VAR_"), "{environment}");
+        assert!(environment.contains("\nAWS_PROFILE=work\n"), "{environment}");
+        assert!(environment.contains("AWS_SECRET_ACCESS_KEY=a-secret"), "credentials are Packer's to find");
+
+        let template = stage.read("fake/given/image.pkr.hcl");
+        assert_eq!(template.contains("required_version = \">= 1.7.0\""), newest);
+        assert_eq!(stage.path("fake/given/plugins.pkr.hcl").exists(), newest);
+        assert!(stage.read("fake/given/builder-user-data").contains("shutdown -h now"));
+        let given: Value = serde_json::from_str(&stage.read("fake/given/efa-gen.pkrvars.json")).expect("JSON");
+        for variable in given.as_object().expect("an object").keys() {
+            assert!(template.contains(&format!("variable \"{variable}\"")), "the template has no {variable}");
+        }
+        for (name, value) in [
+            ("builder_type", "c5.4xlarge"),
+            ("source_ami", "ami-0a0a0a0a0a0a0a0a0"),
+            ("subnet_id", "subnet-0b"),
+            ("spot_price", "auto"),
+            ("ami_name", "my image"),
+            ("ssh_interface", "public_ip"),
+        ] {
+            assert_eq!(given[name], value, "{name}");
+        }
+        assert_eq!(given["root_gib"], 99);
+        assert_eq!(given["encrypt"], false);
+        assert_eq!(given["ssh_cidrs"][0], "203.0.113.7/32");
+        assert_eq!(given["more_tags"]["team"], "a {{\"{{\"}}b}} ${c}", "Go's templates find nothing in it");
+        let said = ran.stderr.contains("Stopping the source instance");
+        assert!(said, "Packer's lines are told: {}", ran.stderr);
+        assert!(!format!("{given}{}{}", ran.stderr, stage.read("fake/argv")).contains("a-secret"));
+
+        let calls = stage.calls();
+        assert!(calls.contains(&"ModifyImageAttribute".to_owned()), "efa-gen shares it: {calls:?}");
+        for packers in ["RunInstances", "CreateImage", "DeregisterImage"] {
+            let made = stage.aws.asked("/").iter().any(|asked| {
+                parameter(asked, "Action") == packers && parameter(asked, "DryRun") != "true"
+            });
+            assert!(!made, "{packers} is not efa-gen's here");
+        }
+    }
+}
+
+#[test]
+fn a_failed_build_says_why_in_packers_own_words() {
+    let errored = "echo \"==> amazon-ebs.image: step 3\"; echo \"Build 'amazon-ebs.image' errored after 3 minutes 2 seconds: REASON\" >&2; exit 1";
+    let cases = [
+        ("Script exited with non-zero exit status: 6. Allowed exit codes are: [0]", 6),
+        ("Error launching source instance: UnauthorizedOperation: no", 10),
+    ];
+    for (reason, code) in cases {
+        let stage = Stage::new("Packer v1.16.0", &errored.replace("REASON", reason));
+        let ran = stage.run(&[]);
+        assert_eq!(ran.code, code, "{}", ran.stderr);
+        assert!(ran.stderr.contains(&format!("error: packer build failed: {reason}")), "{}", ran.stderr);
+        assert!(ran.stderr.contains("the last that it said:\n==> amazon-ebs.image: step 3"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_plugin_that_can_not_be_had_and_a_manifest_without_the_region_are_told() {
+    let stage = Stage::new("Packer v1.16.0", GOOD);
+    fs::write(stage.path("fake/offline"), "").expect("a file");
+    let ran = stage.run(&[]);
+    assert_eq!(ran.code, 5, "{}", ran.stderr);
+    assert!(ran.stderr.contains("packer init failed") && ran.stderr.contains("plugins install"), "{}", ran.stderr);
+    assert!(!stage.read("fake/argv").contains("build"), "nothing is built without it");
+
+    let stage = Stage::new("Packer v1.6.6", "echo '{\"builds\": [{\"artifact_id\": \"eu-west-1:ami-1\"}]}' >manifest.json");
+    let ran = stage.run(&[]);
+    assert_eq!(ran.code, 10, "{}", ran.stderr);
+    assert!(ran.stderr.contains("manifest.json names no image of us-east-1"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_packer_can_not_do_is_refused_before_anything_is_made() {
+    let inject = ["--host-key", "inject", "--on-error", "keep", "--ssh-cidr", "2001:db8::7/128"];
+    let cases: [(&str, &[&str], i32, &[&str]); 5] = [
+        ("Packer v1.6.6", &inject, 2, &["--host-key inject", "--on-error keep", "2001:db8::7/128: Packer 1.6.6 takes"]),
+        ("Packer v1.16.0", &["--on-error", "ask"], 2, &["--on-error ask does not go"]),
+        ("Packer v1.6.5", &[], 4, &["Packer 1.6.5 is too old", "1.6.6 or newer"]),
+        ("Packer v0.12.0", &[], 4, &["Packer 0.12.0 is too old"]),
+        ("skipping line: 1", &[], 5, &["but \"skipping line: 1\"", "cracklib"]),
+    ];
+    for (version, more, code, words) in cases {
+        let stage = Stage::new(version, GOOD);
+        let ran = stage.run(more);
+        assert_eq!(ran.code, code, "{version}: {}", ran.stderr);
+        for word in words {
+            assert!(ran.stderr.contains(word), "{version}: no {word:?} in {}", ran.stderr);
+        }
+        assert_eq!(stage.read("fake/argv"), "version\n", "{version}");
+    }
+}
+
+#[test]
+fn without_packer_there_is_a_hint() {
+    let stage = Stage::new("", GOOD);
+    let mut command = stage.command(&[]);
+    command.env("PATH", "/nonexistent");
+    let ran = ended(command.spawn().expect("the binary starts"));
+    assert_eq!(ran.code, 5, "{}", ran.stderr);
+    assert!(ran.stderr.contains("there is no `packer` on the PATH"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("leave out --driver packer"), "{}", ran.stderr);
+}
+
+/// Waits to be interrupted, and counts how often it is.
+const PATIENT: &str = r#"trap 'echo INT >>"$FAKE/signals"; echo cleaning; CLEAN' INT
+touch "$FAKE/building"
+while :; do sleep 0.1; done
+"#;
+
+fn tell(child: &Child) {
+    let told = Command::new("sh").args(["-c", "kill -s INT \"$1\"", "sh", &child.id().to_string()]).status();
+    assert!(told.expect("a shell").success());
+}
+
+#[test]
+fn an_interrupt_is_passed_on_once_and_waited_for() {
+    let stage = Stage::new("Packer v1.16.0", &PATIENT.replace("CLEAN", "sleep 1; touch \"$FAKE/clean\"; exit 1"));
+    let child = stage.begin();
+    tell(&child);
+    let ran = ended(child);
+    assert_eq!(ran.code, 130, "{}", ran.stderr);
+    assert_eq!(stage.read("fake/signals"), "INT\n");
+    assert!(stage.path("fake/clean").exists(), "it was waited for");
+    assert!(ran.stderr.contains("cleaning"), "what it says then is told, too: {}", ran.stderr);
+}
+
+#[test]
+fn a_second_interrupt_ends_packer_at_once() {
+    let stage = Stage::new("Packer v1.16.0", &PATIENT.replace("CLEAN", "sleep 60"));
+    let (child, began) = (stage.begin(), Instant::now());
+    tell(&child);
+    while !stage.path("fake/signals").exists() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    tell(&child);
+    let ran = ended(child);
+    assert_eq!(ran.code, 130, "{}", ran.stderr);
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+}
