@@ -54,11 +54,7 @@ fn run_at_home(stub: &Stub, home: &Path, args: &[&str]) -> Ran {
     let mut command = command(args);
     stub.set(&mut command);
     let output = command.env("HOME", home).output().expect("the binary starts");
-    Ran {
-        code: output.status.code().unwrap_or(-1),
-        stdout: support::stdout(&output),
-        stderr: support::stderr(&output),
-    }
+    Ran { code: output.status.code().unwrap_or(-1), stdout: support::stdout(&output), stderr: support::stderr(&output) }
 }
 
 #[track_caller]

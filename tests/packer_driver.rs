@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::http::{Asked, Reply, Server};
+use support::aws::{Answer, Params, Stub, done, refuse};
+use support::http::{Reply, Server};
 use support::pgp::{bytes, fingerprint};
 use support::{Ran, command, scratch};
 use tempfile::TempDir;
@@ -34,12 +35,13 @@ echo '{"builds": [{"artifact_id": "us-east-1:ami-00000000000000001"}, {"artifact
 touch "$FAKE/made"
 "#;
 
+const BASE: &str = "ami-0a0a0a0a0a0a0a0a0";
 const BUILT: &str = "ami-0b0b0b0b0b0b0b0b0";
 
 /// A folder with the fake Packer, the AWS that it speaks of, and the mirror of the EFA installer.
 struct Stage {
     folder: TempDir,
-    aws: Server,
+    aws: Stub,
     mirror: Server,
 }
 
@@ -55,7 +57,7 @@ impl Stage {
         fs::write(fake.join("build"), build).expect("a file");
         stack_file(folder.path());
         let tags = Arc::new(Mutex::new(BTreeMap::new()));
-        let aws = Server::start(move |asked| answer(asked, &fake, &tags));
+        let aws = Stub::start(move |call, params| answer(call, params, &fake, &tags));
         let mirror = Server::start(|asked| match asked.path.rsplit('/').next().unwrap_or_default() {
             "our-efa-1.50.0.tar.gz" => Reply::file(asked, &bytes("efa.tar.gz"), "\"one\""),
             "our-efa-1.50.0.tar.gz.sig" => Reply::new(200, &bytes("good.sig")),
@@ -78,9 +80,9 @@ impl Stage {
         command.current_dir(self.folder.path());
         command.env("PATH", format!("{}:{path}", self.path("fake/bin").display()));
         command.env("FAKE", self.path("fake")).env("HOME", self.folder.path()).env("PKR_VAR_share_accounts", "[\"1\"]");
-        command.env("AWS_ENDPOINT_URL", &self.aws.url).env("AWS_REGION", "us-east-1");
-        command.env("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE").env("AWS_SECRET_ACCESS_KEY", "a-secret");
-        let fixed = ["build", "--distro", "debian12", "--driver", "packer", "--source-ami", "ami-0a0a0a0a0a0a0a0a0"];
+        self.aws.set(&mut command);
+        command.env("AWS_SECRET_ACCESS_KEY", "a-secret");
+        let fixed = ["build", "--distro", "debian12", "--driver", "packer", "--source-ami", BASE];
         command.args(fixed).args(["--stack-file", "stack.toml", "--mirror", &format!("{}/efa", self.mirror.url)]);
         command.args(["--ssh-cidr", "203.0.113.7/32"]).args(more);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -100,14 +102,6 @@ impl Stage {
             std::thread::sleep(Duration::from_millis(20));
         }
         child
-    }
-
-    /// The calls that AWS was asked for, each name once.
-    fn calls(&self) -> Vec<String> {
-        let mut calls: Vec<String> = self.aws.asked("/").iter().map(|asked| parameter(asked, "Action")).collect();
-        calls.sort();
-        calls.dedup();
-        calls
     }
 }
 
@@ -129,70 +123,66 @@ fn stack_file(folder: &Path) {
     fs::write(folder.join("stack.toml"), text).expect("a file");
 }
 
-/// A parameter of a call in EC2's query protocol.
-fn parameter(asked: &Asked, name: &str) -> String {
-    let pair = |pair: &str| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| decoded(value));
-    asked.body.split('&').find_map(pair).unwrap_or_default()
-}
-
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        match byte {
-            b'+' => bytes.push(b' '),
-            b'%' => {
-                let digits: String = rest.by_ref().take(2).map(char::from).collect();
-                bytes.push(u8::from_str_radix(&digits, 16).expect("two digits"));
-            }
-            other => bytes.push(other),
-        }
-    }
-    String::from_utf8(bytes).expect("UTF-8")
-}
-
 type Tags = Mutex<BTreeMap<String, String>>;
 
 /// AWS, as far as it is asked here. Before the fake Packer has built there is no image.
-fn answer(asked: &Asked, fake: &Path, tags: &Tags) -> Reply {
-    let call = parameter(asked, "Action");
-    if parameter(asked, "DryRun") == "true" {
-        let error = "<Response><Errors><Error><Code>DryRunOperation</Code><Message>yes</Message></Error></Errors></Response>";
-        return Reply::new(412, error.as_bytes());
+fn answer(call: &str, params: &Params, fake: &Path, tags: &Tags) -> Answer {
+    if params.get("DryRun").is_some_and(|dry| dry == "true") {
+        return refuse("DryRunOperation", "it would have succeeded");
     }
-    let body = match call.as_str() {
-        // Not in the query protocol: Service Quotas.
-        "" => return Reply::new(400, br#"{"__type": "AccessDeniedException"}"#),
-        "GetCallerIdentity" => "<GetCallerIdentityResult><Arn>arn:aws:iam::123456789012:user/u</Arn><Account>123456789012</Account></GetCallerIdentityResult>".to_owned(),
-        "DescribeInstanceTypes" => "<instanceTypeSet><item><instanceType>c5.4xlarge</instanceType><hypervisor>nitro</hypervisor><vCpuInfo><defaultVCpus>16</defaultVCpus></vCpuInfo><processorInfo><supportedArchitectures><item>x86_64</item></supportedArchitectures></processorInfo><supportedUsageClasses><item>on-demand</item><item>spot</item></supportedUsageClasses></item></instanceTypeSet>".to_owned(),
-        "DescribeInstanceTypeOfferings" => "<instanceTypeOfferingSet><item><location>us-east-1b</location></item></instanceTypeOfferingSet>".to_owned(),
-        "DescribeSubnets" => ["a", "b"].map(|zone| format!("<item><subnetId>subnet-0{zone}</subnetId><vpcId>vpc-0</vpcId><availabilityZone>us-east-1{zone}</availabilityZone><availableIpAddressCount>9</availableIpAddressCount></item>")).concat().replace("<item>", "<ITEM>").replacen("<ITEM>", "<subnetSet><ITEM>", 1).replace("<ITEM>", "<item>") + "</subnetSet>",
-        "DescribeRouteTables" => "<routeTableSet><item><routeSet><item><destinationCidrBlock>0.0.0.0/0</destinationCidrBlock><gatewayId>igw-0</gatewayId></item></routeSet></item></routeTableSet>".to_owned(),
-        "DescribeImages" => images(asked, fake, tags),
+    let get = |name: String| params.get(&name).cloned();
+    let subnet = |zone: &str| {
+        format!(
+            "<item><subnetId>subnet-0{zone}</subnetId><vpcId>vpc-0</vpcId><availabilityZone>us-east-1{zone}</availabilityZone>\
+             <availableIpAddressCount>9</availableIpAddressCount></item>"
+        )
+    };
+    let inner = match call {
+        "GetServiceQuota" => return (400, r#"{"__type": "AccessDeniedException"}"#.to_owned()),
+        "GetCallerIdentity" => "<GetCallerIdentityResult><Arn>arn:aws:iam::123456789012:user/u</Arn>\
+            <Account>123456789012</Account></GetCallerIdentityResult>"
+            .to_owned(),
+        "DescribeInstanceTypes" => "<instanceTypeSet><item><instanceType>c5.4xlarge</instanceType>\
+            <hypervisor>nitro</hypervisor><vCpuInfo><defaultVCpus>16</defaultVCpus></vCpuInfo>\
+            <processorInfo><supportedArchitectures><item>x86_64</item></supportedArchitectures></processorInfo>\
+            <supportedUsageClasses><item>on-demand</item><item>spot</item></supportedUsageClasses></item></instanceTypeSet>"
+            .to_owned(),
+        "DescribeInstanceTypeOfferings" => {
+            "<instanceTypeOfferingSet><item><location>us-east-1b</location></item></instanceTypeOfferingSet>".to_owned()
+        }
+        "DescribeSubnets" => format!("<subnetSet>{}{}</subnetSet>", subnet("a"), subnet("b")),
+        "DescribeRouteTables" => "<routeTableSet><item><routeSet><item>\
+            <destinationCidrBlock>0.0.0.0/0</destinationCidrBlock><gatewayId>igw-0</gatewayId></item></routeSet></item></routeTableSet>"
+            .to_owned(),
+        "DescribeImageAttribute" => {
+            "<launchPermission><item><userId>210987654321</userId></item></launchPermission>".to_owned()
+        }
+        "DescribeImages" => images(params, fake, tags),
         "CreateTags" => {
-            for index in 1.. {
-                let key = parameter(asked, &format!("Tag.{index}.Key"));
-                if key.is_empty() {
-                    break;
-                }
-                tags.lock().expect("the tags").insert(key, parameter(asked, &format!("Tag.{index}.Value")));
-            }
-            "<return>true</return>".to_owned()
+            let pair = |n: u32| Some((get(format!("Tag.{n}.Key"))?, get(format!("Tag.{n}.Value"))?));
+            tags.lock().expect("the tags").extend((1..).map_while(pair));
+            String::new()
         }
         _ => "<return>true</return>".to_owned(),
     };
-    Reply::new(200, format!("<{call}Response><requestId>r</requestId>{body}</{call}Response>").as_bytes())
+    done(call, &inner)
 }
 
-fn images(asked: &Asked, fake: &Path, tags: &Tags) -> String {
-    let ask = parameter(asked, "ImageId.1") + &parameter(asked, "Filter.1.Name");
+fn images(params: &Params, fake: &Path, tags: &Tags) -> String {
+    let asked = ["ImageId.1", "Filter.1.Name"].iter().find_map(|name| params.get(*name)).map_or("", String::as_str);
     let image = |id: &str, tags: &str| {
-        format!("<imagesSet><item><imageId>{id}</imageId><name>of {id}</name><imageState>available</imageState><architecture>x86_64</architecture><enaSupport>true</enaSupport><imdsSupport>v2.0</imdsSupport><rootDeviceName>/dev/xvda</rootDeviceName><blockDeviceMapping><item><deviceName>/dev/xvda</deviceName><ebs><snapshotId>snap-0</snapshotId><volumeSize>8</volumeSize></ebs></item></blockDeviceMapping><tagSet>{tags}</tagSet></item></imagesSet>")
+        format!(
+            "<imagesSet><item><imageId>{id}</imageId><name>of {id}</name><imageState>available</imageState>\
+             <architecture>x86_64</architecture><enaSupport>true</enaSupport><imdsSupport>v2.0</imdsSupport>\
+             <rootDeviceName>/dev/xvda</rootDeviceName><blockDeviceMapping><item><deviceName>/dev/xvda</deviceName>\
+             <ebs><snapshotId>snap-0</snapshotId><volumeSize>8</volumeSize></ebs></item></blockDeviceMapping>\
+             <tagSet>{tags}</tagSet></item></imagesSet>"
+        )
     };
-    if ask == "ami-0a0a0a0a0a0a0a0a0" {
-        return image(&ask, "");
+    if asked == BASE {
+        return image(BASE, "");
     }
-    if !fake.join("made").exists() || (ask != BUILT && ask != "tag:efa-gen:run") {
+    if !fake.join("made").exists() || (asked != BUILT && asked != "tag:efa-gen:run") {
         return "<imagesSet/>".to_owned();
     }
     // What Packer would have tagged it with.
@@ -209,7 +199,8 @@ fn images(asked: &Asked, fake: &Path, tags: &Tags) -> String {
 fn packer_makes_the_image_and_efa_gen_publishes_it() {
     for (version, newest) in [("Packer v1.6.6\n", false), ("Packer v1.16.0-dev (abc)\n\nYour version is old\n", true)] {
         let stage = Stage::new(version, GOOD);
-        let flags = ["--output", "json", "--tag", "team=a {{b}} ${c}", "--root-gib", "99", "--spot", "--share", "210987654321"];
+        let flags =
+            ["--output", "json", "--tag", "team=a {{b}} ${c}", "--root-gib", "99", "--spot", "--share", "210987654321"];
         let ran = stage.run(&[&flags[..], &["--name", "my image", "--no-encrypt", "--profile", "work"]].concat());
         assert_eq!(ran.code, 0, "{version}: {}", ran.stderr);
         let row: Value = serde_json::from_str(&ran.stdout).expect("JSON");
@@ -233,7 +224,7 @@ fn packer_makes_the_image_and_efa_gen_publishes_it() {
         }
         for (name, value) in [
             ("builder_type", "c5.4xlarge"),
-            ("source_ami", "ami-0a0a0a0a0a0a0a0a0"),
+            ("source_ami", BASE),
             ("subnet_id", "subnet-0b"),
             ("spot_price", "auto"),
             ("ami_name", "my image"),
@@ -249,13 +240,10 @@ fn packer_makes_the_image_and_efa_gen_publishes_it() {
         assert!(said, "Packer's lines are told: {}", ran.stderr);
         assert!(!format!("{given}{}{}", ran.stderr, stage.read("fake/argv")).contains("a-secret"));
 
-        let calls = stage.calls();
-        assert!(calls.contains(&"ModifyImageAttribute".to_owned()), "efa-gen shares it: {calls:?}");
+        assert_eq!(stage.aws.calls("ModifyImageAttribute").len(), 1, "efa-gen shares it");
         for packers in ["RunInstances", "CreateImage", "DeregisterImage"] {
-            let made = stage.aws.asked("/").iter().any(|asked| {
-                parameter(asked, "Action") == packers && parameter(asked, "DryRun") != "true"
-            });
-            assert!(!made, "{packers} is not efa-gen's here");
+            let real = stage.aws.calls(packers).iter().any(|params| params.get("DryRun").is_none());
+            assert!(!real, "{packers} is not efa-gen's here");
         }
     }
 }
@@ -285,7 +273,8 @@ fn a_plugin_that_can_not_be_had_and_a_manifest_without_the_region_are_told() {
     assert!(ran.stderr.contains("packer init failed") && ran.stderr.contains("plugins install"), "{}", ran.stderr);
     assert!(!stage.read("fake/argv").contains("build"), "nothing is built without it");
 
-    let stage = Stage::new("Packer v1.6.6", "echo '{\"builds\": [{\"artifact_id\": \"eu-west-1:ami-1\"}]}' >manifest.json");
+    let stage =
+        Stage::new("Packer v1.6.6", "echo '{\"builds\": [{\"artifact_id\": \"eu-west-1:ami-1\"}]}' >manifest.json");
     let ran = stage.run(&[]);
     assert_eq!(ran.code, 10, "{}", ran.stderr);
     assert!(ran.stderr.contains("manifest.json names no image of us-east-1"), "{}", ran.stderr);

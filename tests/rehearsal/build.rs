@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use crate::account::{Account, changes, files_below, mode, tag};
-use crate::machine::{Guest, Ran, assert_same, on_network, ran, text, wait_for};
+use crate::machine::{Guest, Ran, assert_same, on_network, ran, text};
 
 /// A secret access key that nothing else in the rehearsal looks like.
 const SECRET: &str = "wJalrXUtnFEMIxK7MDENGxbPxRfiCYzREHEARSALKEY";
@@ -227,7 +227,7 @@ fn check_refused(said: &Ran, code: i32, words: &[&str]) {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn bad_input_is_refused_before_anything_is_made() {
     let account = Account::new();
-    let arm = foreign_image(&account);
+    let (arm, taken) = (foreign_image(&account, "of-arm", "arm64"), foreign_image(&account, "not-ours", "x86_64"));
     let before = account.things();
     let subnet = |zone: &str| {
         let of_zone =
@@ -273,23 +273,19 @@ fn bad_input_is_refused_before_anything_is_made() {
     check_refused(&ran(&mut account.resume(&[], "20260101-000000-abcd")), 2, &["20260101-000000-abcd"]);
     assert_same(&before, &account.things());
     assert_eq!(account.runs(), Vec::<String>::new(), "no run began");
+    for image in [arm, taken] {
+        account.call("deregister_image", &json!({"ImageId": image}));
+    }
 }
 
-/// An image of another architecture, and one with a name that a build might want.
-fn foreign_image(account: &Account) -> String {
+/// An image that no build has made.
+fn foreign_image(account: &Account, name: &str, architecture: &str) -> String {
     let disk = json!([{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 8}}]);
-    let made = |name: &str, architecture: &str| {
-        let asked = json!({"Name": name, "Architecture": architecture, "RootDeviceName": "/dev/xvda", "EnaSupport": true,
-                           "VirtualizationType": "hvm", "BlockDeviceMappings": disk});
-        let image = text(&account.call("register_image", &asked)["ImageId"]);
-        wait_for("the image", 30, || {
-            let found = account.call("describe_images", &json!({"ImageIds": [image]}));
-            (found["Images"][0]["State"] == "available").then_some(())
-        });
-        image
-    };
-    made("not-ours", "x86_64");
-    made("of-arm", "arm64")
+    let asked = json!({"Name": name, "Architecture": architecture, "RootDeviceName": "/dev/xvda", "EnaSupport": true,
+                       "VirtualizationType": "hvm", "BlockDeviceMappings": disk});
+    let image = text(&account.call("register_image", &asked)["ImageId"]);
+    account.wait_for_image(&image);
+    image
 }
 
 #[test]

@@ -109,6 +109,31 @@ fn killed_at_every_new_call_it_is_resumed_to_the_image() {
     account.keeps_no_secret();
 }
 
+/// A copy in another region is as much the run's as the rest.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn killed_while_it_copies_it_is_swept_or_resumed() {
+    let (here, there) = (Account::new(), Account::new());
+    here.ready_image();
+    let before = (here.things(), there.things());
+    let to = ["--name", "copied", "--copy-to", there.region];
+    for cut in ["--kill-before", "--kill-after"] {
+        assert_eq!(ran(&mut here.short_build(&[cut, "CopyImage"], &to)).code, 137);
+        let run = here.runs().pop().expect("a run");
+        let sweep = ["sweep", "--region", here.region, "--region", there.region, "--run", &run, "--yes"];
+        ran(&mut here.through(&[], &sweep)).good();
+        assert_same(&before.0, &here.things());
+        assert_same(&before.1, &there.things());
+    }
+    assert_eq!(ran(&mut here.short_build(&["--kill-after", "CopyImage"], &to)).code, 137);
+    let run = here.runs().pop().expect("a run");
+    ran(&mut here.resume(&[], &run)).good();
+    let copies = there.images_of(&run);
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    there.published_then_removed(&run, &before.1);
+    here.published_then_removed(&run, &before.0);
+}
+
 /// The run's own key, which it needs as long as it lasts, goes with the end of it.
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]

@@ -53,7 +53,10 @@ impl Stub {
 
     /// Lets a command speak with this stub instead of AWS.
     pub fn set(&self, command: &mut Command) {
-        command.env("AWS_ENDPOINT_URL", &self.url).env("AWS_REGION", "us-east-1").env("AWS_EC2_METADATA_DISABLED", "true");
+        command
+            .env("AWS_ENDPOINT_URL", &self.url)
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_EC2_METADATA_DISABLED", "true");
         command.env("AWS_ACCESS_KEY_ID", "x").env("AWS_SECRET_ACCESS_KEY", "y");
     }
 }
@@ -84,7 +87,11 @@ fn serve(
     log.lock().expect("the log").push((action.clone(), params.clone()));
     let (status, body) = answer(&action, &params);
     let mut stream = stream;
-    write!(stream, "HTTP/1.1 {status} Test\r\nContent-Length: {}\r\n{REQUEST}\r\nConnection: close\r\n\r\n{body}", body.len())
+    write!(
+        stream,
+        "HTTP/1.1 {status} Test\r\nContent-Length: {}\r\n{REQUEST}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// An `application/x-www-form-urlencoded` body.
@@ -198,7 +205,10 @@ impl Entry {
             "ami" => {
                 let mut blocks = String::new();
                 for id in &self.snapshots {
-                    let _ = write!(blocks, "<item><deviceName>/dev/xvda</deviceName><ebs><snapshotId>{id}</snapshotId></ebs></item>");
+                    let _ = write!(
+                        blocks,
+                        "<item><deviceName>/dev/xvda</deviceName><ebs><snapshotId>{id}</snapshotId></ebs></item>"
+                    );
                 }
                 let protection = if self.protected { "enabled" } else { "disabled" };
                 format!(
@@ -207,10 +217,16 @@ impl Entry {
                      <deregistrationProtection>{protection}</deregistrationProtection>{tags}"
                 )
             }
-            "snap" => format!("<snapshotId>{id}</snapshotId><status>completed</status><startTime>{created}</startTime>{tags}"),
-            "vol" => format!("<volumeId>{id}</volumeId><status>{state}</status><createTime>{created}</createTime>{tags}"),
+            "snap" => {
+                format!("<snapshotId>{id}</snapshotId><status>completed</status><startTime>{created}</startTime>{tags}")
+            }
+            "vol" => {
+                format!("<volumeId>{id}</volumeId><status>{state}</status><createTime>{created}</createTime>{tags}")
+            }
             "eipalloc" => format!("<allocationId>{id}</allocationId><publicIp>192.0.2.1</publicIp>{tags}"),
-            "key" => format!("<keyPairId>{id}</keyPairId><keyName>{name}</keyName><createTime>{created}</createTime>{tags}"),
+            "key" => {
+                format!("<keyPairId>{id}</keyPairId><keyName>{name}</keyName><createTime>{created}</createTime>{tags}")
+            }
             "sg" => format!("<groupId>{id}</groupId><groupName>{name}</groupName>{tags}"),
             "pg" => format!("<groupId>{id}</groupId><groupName>{name}</groupName><state>{state}</state>{tags}"),
             kind => panic!("the account has no {kind}"),
@@ -282,15 +298,21 @@ impl Account {
             }
             "DescribeImageAttribute" => {
                 let image = entries.iter().find(|entry| entry.id == get("ImageId"));
-                let who = image.map(|image| image.shared.iter().map(|id| format!("<item><userId>{id}</userId></item>")).collect());
-                return done(action, &format!("<launchPermission>{}</launchPermission>", who.unwrap_or_else(String::new)));
+                let who = image
+                    .map(|image| image.shared.iter().map(|id| format!("<item><userId>{id}</userId></item>")).collect());
+                return done(
+                    action,
+                    &format!("<launchPermission>{}</launchPermission>", who.unwrap_or_else(String::new)),
+                );
             }
             "DisableImageDeregistrationProtection" => {
                 entries.iter_mut().filter(|entry| entry.id == get("ImageId")).for_each(|entry| entry.protected = false);
             }
             _ => {
                 let names = ["ImageId", "SnapshotId", "VolumeId", "AllocationId", "KeyPairId", "GroupId", "GroupName"];
-                let Some(id) = names.iter().find_map(|name| params.get(*name)) else { panic!("no answer for {action}") };
+                let Some(id) = names.iter().find_map(|name| params.get(*name)) else {
+                    panic!("no answer for {action}")
+                };
                 let Some(index) = entries.iter().position(|e| e.id == *id || e.name == *id) else {
                     return refuse("InvalidThing.NotFound", &format!("{id} does not exist"));
                 };
@@ -305,7 +327,9 @@ impl Account {
 
     fn list(&self, action: &str, kind: &str, set: &str, params: &Params) -> Answer {
         let entries = self.0.lock().expect("the account");
-        let here = |entry: &&Entry| entry.kind() == kind && Some(&entry.region) == params.get("Region") && entry.matches(params);
+        let here = |entry: &&Entry| {
+            entry.kind() == kind && Some(&entry.region) == params.get("Region") && entry.matches(params)
+        };
         let ids = [numbered(params, "ImageId"), numbered(params, "InstanceId")].concat();
         let own = params.get("Owner.1").is_some_and(|owner| owner == "self");
         let found: Vec<&Entry> = entries

@@ -1,6 +1,6 @@
 //! Owns a real HTTP/1.1 server on a local port, which answers as a test tells it to: well or badly.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -12,7 +12,6 @@ pub struct Asked {
     headers: Vec<(String, String)>,
     /// How many requests for this path came before.
     pub nth: usize,
-    pub body: String,
 }
 
 impl Asked {
@@ -99,23 +98,19 @@ impl Server {
 }
 
 fn serve(stream: &TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked) -> Reply) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream);
-    let Some(first) = reader.by_ref().lines().next().transpose()? else { return Ok(()) };
+    let mut lines = BufReader::new(stream).lines();
+    let Some(first) = lines.next().transpose()? else { return Ok(()) };
     let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
     let mut headers = Vec::new();
-    for line in reader.by_ref().lines() {
+    for line in lines {
         let line = line?;
         let Some((name, value)) = line.split_once(':') else { break };
         headers.push((name.to_owned(), value.trim().to_owned()));
     }
-    let length = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let mut body = vec![0; length.and_then(|(_, length)| length.parse().ok()).unwrap_or(0)];
-    reader.read_exact(&mut body)?;
-    let body = String::from_utf8_lossy(&body).into_owned();
     let asked = {
         let mut log = log.lock().expect("the log");
         let nth = log.iter().filter(|earlier| earlier.path == path).count();
-        log.push(Asked { path, headers, nth, body });
+        log.push(Asked { path, headers, nth });
         log[log.len() - 1].clone()
     };
     let reply = answer(&asked);

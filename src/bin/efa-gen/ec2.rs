@@ -75,7 +75,7 @@ impl Aws {
             .get_caller_identity()
             .send()
             .await
-            .map_err(|error| failed("GetCallerIdentity", error))?;
+            .map_err(|error| failed("GetCallerIdentity", &error))?;
         Ok(Identity { account: text(answer.account), arn: text(answer.arn) })
     }
 
@@ -83,11 +83,11 @@ impl Aws {
     pub async fn quota(&self, code: &str) -> Answer<Option<f64>> {
         let call = aws_sdk_servicequotas::Client::new(&self.config).get_service_quota();
         let answer = call.service_code("ec2").quota_code(code).send().await;
-        Ok(answer.map_err(|error| failed("GetServiceQuota", error))?.quota.and_then(|quota| quota.value))
+        Ok(answer.map_err(|error| failed("GetServiceQuota", &error))?.quota.and_then(|quota| quota.value))
     }
 
     pub async fn parameter(&self, name: &str) -> Answer<Option<String>> {
-        match self.ssm.get_parameter().name(name).send().await.map_err(|error| failed("GetParameter", error)) {
+        match self.ssm.get_parameter().name(name).send().await.map_err(|error| failed("GetParameter", &error)) {
             Ok(answer) => Ok(answer.parameter.and_then(|parameter| parameter.value)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -98,7 +98,7 @@ impl Aws {
     pub async fn put_image_parameter(&self, name: &str, image: &str) -> Answer<()> {
         let call = self.ssm.put_parameter().name(name).value(image).overwrite(true);
         let call = call.r#type(aws_sdk_ssm::types::ParameterType::String).data_type("aws:ec2:image");
-        call.send().await.map_err(|error| failed("PutParameter", error))?;
+        call.send().await.map_err(|error| failed("PutParameter", &error))?;
         Ok(())
     }
 
@@ -109,13 +109,13 @@ impl Aws {
         let call = self.ec2.describe_images().set_filters(sdk_filters(filters)).include_deprecated(true);
         let call = call.set_owners(Some(owners.iter().map(|owner| (*owner).to_owned()).collect()));
         let pages = call.into_paginator().items().send().collect::<std::result::Result<Vec<_>, _>>().await;
-        Ok(pages.map_err(|error| failed("DescribeImages", error))?.into_iter().map(image).collect())
+        Ok(pages.map_err(|error| failed("DescribeImages", &error))?.into_iter().map(image).collect())
     }
 
     /// The image with this id, if it is there and visible.
     pub async fn image(&self, id: &str) -> Answer<Option<Image>> {
         let answer = self.ec2.describe_images().image_ids(id).send().await;
-        match answer.map_err(|error| failed("DescribeImages", error)) {
+        match answer.map_err(|error| failed("DescribeImages", &error)) {
             Ok(answer) => Ok(answer.images.unwrap_or_default().into_iter().map(image).next()),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -128,7 +128,7 @@ impl Aws {
         let call = call
             .tag_specifications(tagged(sdk::ResourceType::Image, tags))
             .tag_specifications(tagged(sdk::ResourceType::Snapshot, tags));
-        Ok(text(call.send().await.map_err(|error| failed("CreateImage", error))?.image_id))
+        Ok(text(call.send().await.map_err(|error| failed("CreateImage", &error))?.image_id))
     }
 
     /// Waits until an image is available. A failed image is an error, with EC2's reason.
@@ -150,7 +150,7 @@ impl Aws {
         let call = call
             .set_encrypted(kms_key.map(|_| true))
             .tag_specifications(tagged(sdk::ResourceType::Snapshot, &image.tags));
-        Ok(text(call.send().await.map_err(|error| failed("CopyImage", error))?.image_id))
+        Ok(text(call.send().await.map_err(|error| failed("CopyImage", &error))?.image_id))
     }
 
     /// Lets an account (twelve digits), an organisation or an organisational unit (their ARNs) launch the image.
@@ -166,7 +166,7 @@ impl Aws {
         };
         let add = sdk::LaunchPermissionModifications::builder().set_add(Some(with.iter().map(permission).collect()));
         let call = self.ec2.modify_image_attribute().image_id(id).launch_permission(add.build());
-        call.send().await.map_err(|error| failed("ModifyImageAttribute", error))?;
+        call.send().await.map_err(|error| failed("ModifyImageAttribute", &error))?;
         Ok(())
     }
 
@@ -174,7 +174,7 @@ impl Aws {
     pub async fn shared_with(&self, id: &str) -> Answer<Vec<String>> {
         let call = self.ec2.describe_image_attribute().image_id(id);
         let answer = call.attribute(sdk::ImageAttributeName::LaunchPermission).send().await;
-        let answer = answer.map_err(|error| failed("DescribeImageAttribute", error))?;
+        let answer = answer.map_err(|error| failed("DescribeImageAttribute", &error))?;
         let who = |one: sdk::LaunchPermission| {
             let group = one.group.map(|group| group.as_str().to_owned());
             one.user_id.or(one.organization_arn).or(one.organizational_unit_arn).or(group)
@@ -186,7 +186,7 @@ impl Aws {
     pub async fn require_imds_v2(&self, id: &str) -> Answer<()> {
         let value = sdk::AttributeValue::builder().value("v2.0").build();
         let call = self.ec2.modify_image_attribute().image_id(id).imds_support(value);
-        call.send().await.map_err(|error| failed("ModifyImageAttribute", error))?;
+        call.send().await.map_err(|error| failed("ModifyImageAttribute", &error))?;
         Ok(())
     }
 
@@ -196,25 +196,25 @@ impl Aws {
         let at = aws_sdk_ec2::primitives::DateTime::from_str(at, aws_sdk_ec2::primitives::DateTimeFormat::DateTime)
             .map_err(wrong)?;
         let call = self.ec2.enable_image_deprecation().image_id(id).deprecate_at(at);
-        call.send().await.map_err(|error| failed("EnableImageDeprecation", error))?;
+        call.send().await.map_err(|error| failed("EnableImageDeprecation", &error))?;
         Ok(())
     }
 
     pub async fn protect_image(&self, id: &str) -> Answer<()> {
         let call = self.ec2.enable_image_deregistration_protection().image_id(id);
-        call.send().await.map_err(|error| failed("EnableImageDeregistrationProtection", error))?;
+        call.send().await.map_err(|error| failed("EnableImageDeregistrationProtection", &error))?;
         Ok(())
     }
 
     pub async fn unprotect_image(&self, id: &str) -> Answer<()> {
         let call = self.ec2.disable_image_deregistration_protection().image_id(id);
-        call.send().await.map_err(|error| failed("DisableImageDeregistrationProtection", error))?;
+        call.send().await.map_err(|error| failed("DisableImageDeregistrationProtection", &error))?;
         Ok(())
     }
 
     pub async fn tag(&self, ids: &[String], tags: &Tags) -> Answer<()> {
         let call = self.ec2.create_tags().set_resources(Some(ids.to_vec())).set_tags(Some(sdk_tags(tags)));
-        call.send().await.map_err(|error| failed("CreateTags", error))?;
+        call.send().await.map_err(|error| failed("CreateTags", &error))?;
         Ok(())
     }
 
@@ -224,7 +224,7 @@ impl Aws {
     pub async fn instance_type(&self, name: &str) -> Answer<Option<TypeInfo>> {
         let wanted = sdk_filters(&[("instance-type", name)]);
         let answer = self.ec2.describe_instance_types().set_filters(wanted).send().await;
-        let answer = answer.map_err(|error| failed("DescribeInstanceTypes", error))?;
+        let answer = answer.map_err(|error| failed("DescribeInstanceTypes", &error))?;
         Ok(answer.instance_types.unwrap_or_default().into_iter().next().map(type_info))
     }
 
@@ -233,7 +233,7 @@ impl Aws {
         let call = self.ec2.describe_instance_type_offerings().location_type(sdk::LocationType::AvailabilityZone);
         let pages = call.set_filters(sdk_filters(&[("instance-type", kind)])).into_paginator().items().send();
         let offerings = pages.collect::<std::result::Result<Vec<_>, _>>().await;
-        let offerings = offerings.map_err(|error| failed("DescribeInstanceTypeOfferings", error))?;
+        let offerings = offerings.map_err(|error| failed("DescribeInstanceTypeOfferings", &error))?;
         let mut zones: Vec<String> = offerings.into_iter().filter_map(|offering| offering.location).collect();
         zones.sort();
         Ok(zones)
@@ -242,7 +242,7 @@ impl Aws {
     pub async fn subnets(&self, filters: &[(&str, &str)]) -> Answer<Vec<Subnet>> {
         let pages = self.ec2.describe_subnets().set_filters(sdk_filters(filters)).into_paginator().items().send();
         let subnets = pages.collect::<std::result::Result<Vec<_>, _>>().await;
-        let subnets = subnets.map_err(|error| failed("DescribeSubnets", error))?;
+        let subnets = subnets.map_err(|error| failed("DescribeSubnets", &error))?;
         let subnet = |subnet: sdk::Subnet| Subnet {
             id: text(subnet.subnet_id),
             vpc: text(subnet.vpc_id),
@@ -271,20 +271,20 @@ impl Aws {
 
     async fn route_tables(&self, filters: &[(&str, &str)]) -> Answer<Vec<sdk::RouteTable>> {
         let answer = self.ec2.describe_route_tables().set_filters(sdk_filters(filters)).send().await;
-        Ok(answer.map_err(|error| failed("DescribeRouteTables", error))?.route_tables.unwrap_or_default())
+        Ok(answer.map_err(|error| failed("DescribeRouteTables", &error))?.route_tables.unwrap_or_default())
     }
 
     pub async fn create_group(&self, name: &str, about: &str, vpc: &str, tags: &Tags, dry_run: bool) -> Answer<String> {
         let call = self.ec2.create_security_group().group_name(name).description(about).vpc_id(vpc).dry_run(dry_run);
         let call = call.tag_specifications(tagged(sdk::ResourceType::SecurityGroup, tags));
-        Ok(text(call.send().await.map_err(|error| failed("CreateSecurityGroup", error))?.group_id))
+        Ok(text(call.send().await.map_err(|error| failed("CreateSecurityGroup", &error))?.group_id))
     }
 
     /// Ids of security groups.
     pub async fn groups(&self, filters: &[(&str, &str)]) -> Answer<Vec<String>> {
         let call = self.ec2.describe_security_groups().set_filters(sdk_filters(filters));
         let found = call.into_paginator().items().send().collect::<std::result::Result<Vec<_>, _>>().await;
-        let found = found.map_err(|error| failed("DescribeSecurityGroups", error))?;
+        let found = found.map_err(|error| failed("DescribeSecurityGroups", &error))?;
         Ok(found.into_iter().filter_map(|group| group.group_id).collect())
     }
 
@@ -298,7 +298,7 @@ impl Aws {
             };
         }
         let call = self.ec2.authorize_security_group_ingress().group_id(group).ip_permissions(rule.build());
-        unless_duplicate(call.send().await.map(drop).map_err(|error| failed("AuthorizeSecurityGroupIngress", error)))
+        unless_duplicate(call.send().await.map(drop).map_err(|error| failed("AuthorizeSecurityGroupIngress", &error)))
     }
 
     /// Guide step 1: all traffic between the group's own members, both ways, which EFA needs.
@@ -306,10 +306,10 @@ impl Aws {
         let pair = sdk::UserIdGroupPair::builder().group_id(group).build();
         let rule = sdk::IpPermission::builder().ip_protocol("-1").user_id_group_pairs(pair).build();
         let call = self.ec2.authorize_security_group_ingress().group_id(group).ip_permissions(rule.clone());
-        let answer = call.send().await.map(drop).map_err(|error| failed("AuthorizeSecurityGroupIngress", error));
+        let answer = call.send().await.map(drop).map_err(|error| failed("AuthorizeSecurityGroupIngress", &error));
         unless_duplicate(answer)?;
         let call = self.ec2.authorize_security_group_egress().group_id(group).ip_permissions(rule);
-        unless_duplicate(call.send().await.map(drop).map_err(|error| failed("AuthorizeSecurityGroupEgress", error)))
+        unless_duplicate(call.send().await.map(drop).map_err(|error| failed("AuthorizeSecurityGroupEgress", &error)))
     }
 
     /// Imports the public half of a key pair (one line of OpenSSH).
@@ -317,7 +317,7 @@ impl Aws {
         let material = aws_sdk_ec2::primitives::Blob::new(public.as_bytes());
         let call = self.ec2.import_key_pair().key_name(name).public_key_material(material).dry_run(dry_run);
         let call = call.tag_specifications(tagged(sdk::ResourceType::KeyPair, tags));
-        call.send().await.map_err(|error| failed("ImportKeyPair", error))?;
+        call.send().await.map_err(|error| failed("ImportKeyPair", &error))?;
         Ok(())
     }
 
@@ -326,7 +326,7 @@ impl Aws {
     /// Launches one builder.
     pub async fn launch(&self, launch: &Launch, dry_run: bool) -> Answer<Instance> {
         let answer = self.run_instances(launch).dry_run(dry_run).send().await;
-        let answer = answer.map_err(|error| failed("RunInstances", error))?;
+        let answer = answer.map_err(|error| failed("RunInstances", &error))?;
         let none = || ours("RunInstances", "NoInstance", "the answer has no instance".to_owned());
         answer.instances.unwrap_or_default().into_iter().next().map(instance).ok_or_else(none)
     }
@@ -380,7 +380,7 @@ impl Aws {
     pub async fn instances(&self, filters: &[(&str, &str)]) -> Answer<Vec<Instance>> {
         let pages = self.ec2.describe_instances().set_filters(sdk_filters(filters)).into_paginator().items().send();
         let found = pages.collect::<std::result::Result<Vec<_>, _>>().await;
-        let found = found.map_err(|error| failed("DescribeInstances", error))?;
+        let found = found.map_err(|error| failed("DescribeInstances", &error))?;
         let instances = found.into_iter().flat_map(|reservation| reservation.instances.unwrap_or_default());
         Ok(instances.map(instance).collect())
     }
@@ -394,7 +394,7 @@ impl Aws {
     /// What the serial console shows now.
     pub async fn console(&self, id: &str) -> Answer<String> {
         let answer = self.ec2.get_console_output().instance_id(id).latest(true).send().await;
-        let output = answer.map_err(|error| failed("GetConsoleOutput", error))?.output.unwrap_or_default();
+        let output = answer.map_err(|error| failed("GetConsoleOutput", &error))?.output.unwrap_or_default();
         let bytes = base64::prelude::BASE64_STANDARD.decode(output.split_whitespace().collect::<String>());
         Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
     }
@@ -402,18 +402,18 @@ impl Aws {
     /// Stops an instance and waits for it.
     pub async fn stop(&self, id: &str, patience: Duration) -> Answer<()> {
         let answer = self.ec2.stop_instances().instance_ids(id).send().await;
-        answer.map_err(|error| failed("StopInstances", error))?;
+        answer.map_err(|error| failed("StopInstances", &error))?;
         let waited = self.ec2.wait_until_instance_stopped().instance_ids(id).wait(patience).await;
         waited.map(drop).map_err(|error| waiting("DescribeInstances", id, &error))
     }
 
     /// Terminates instances and waits until they are gone.
     pub async fn terminate(&self, ids: &[String], patience: Duration) -> Answer<()> {
-        let ids = Some(ids.to_vec());
-        let answer = self.ec2.terminate_instances().set_instance_ids(ids.clone()).send().await;
-        answer.map_err(|error| failed("TerminateInstances", error))?;
-        let waited = self.ec2.wait_until_instance_terminated().set_instance_ids(ids.clone()).wait(patience).await;
-        waited.map(drop).map_err(|error| waiting("DescribeInstances", &ids.unwrap_or_default().join(" "), &error))
+        let answer = self.ec2.terminate_instances().set_instance_ids(Some(ids.to_vec())).send().await;
+        answer.map_err(|error| failed("TerminateInstances", &error))?;
+        let waited =
+            self.ec2.wait_until_instance_terminated().set_instance_ids(Some(ids.to_vec())).wait(patience).await;
+        waited.map(drop).map_err(|error| waiting("DescribeInstances", &ids.join(" "), &error))
     }
 
     // Whatever a run may have left.
@@ -435,7 +435,7 @@ impl Aws {
         };
         let pages = self.ec2.describe_instances().set_filters(filters()).into_paginator().items().send();
         let found = pages.collect::<std::result::Result<Vec<_>, _>>().await;
-        let found = found.map_err(|error| failed("DescribeInstances", error))?;
+        let found = found.map_err(|error| failed("DescribeInstances", &error))?;
         for found in found.into_iter().flat_map(|r| r.instances.unwrap_or_default()).map(instance) {
             if found.state != "terminated" {
                 add(Kind::Instance, Some(found.id), &found.kind, &found.state, &found.launched, found.tags);
@@ -443,27 +443,27 @@ impl Aws {
         }
         let call = self.ec2.describe_images().owners("self").include_deprecated(true).set_filters(filters());
         let found = call.into_paginator().items().send().collect::<std::result::Result<Vec<_>, _>>().await;
-        for found in found.map_err(|error| failed("DescribeImages", error))?.into_iter().map(image) {
+        for found in found.map_err(|error| failed("DescribeImages", &error))?.into_iter().map(image) {
             add(Kind::Image, Some(found.id), &found.name, &found.state, &found.created, found.tags);
         }
         let call = self.ec2.describe_snapshots().owner_ids("self").set_filters(filters());
         let found = call.into_paginator().items().send().collect::<std::result::Result<Vec<_>, _>>().await;
-        for found in found.map_err(|error| failed("DescribeSnapshots", error))? {
+        for found in found.map_err(|error| failed("DescribeSnapshots", &error))? {
             let state = found.state.as_ref().map_or("", |state| state.as_str());
             add(Kind::Snapshot, found.snapshot_id, "", state, &time(found.start_time), tags(found.tags));
         }
         let call = self.ec2.describe_volumes().set_filters(filters());
         let found = call.into_paginator().items().send().collect::<std::result::Result<Vec<_>, _>>().await;
-        for found in found.map_err(|error| failed("DescribeVolumes", error))? {
+        for found in found.map_err(|error| failed("DescribeVolumes", &error))? {
             let state = found.state.as_ref().map_or("", |state| state.as_str());
             add(Kind::Volume, found.volume_id, "", state, &time(found.create_time), tags(found.tags));
         }
         let found = self.ec2.describe_addresses().set_filters(filters()).send().await;
-        for found in found.map_err(|error| failed("DescribeAddresses", error))?.addresses.unwrap_or_default() {
+        for found in found.map_err(|error| failed("DescribeAddresses", &error))?.addresses.unwrap_or_default() {
             add(Kind::Address, found.allocation_id, &text(found.public_ip), "", "", tags(found.tags));
         }
         let found = self.ec2.describe_key_pairs().set_filters(filters()).send().await;
-        for found in found.map_err(|error| failed("DescribeKeyPairs", error))?.key_pairs.unwrap_or_default() {
+        for found in found.map_err(|error| failed("DescribeKeyPairs", &error))?.key_pairs.unwrap_or_default() {
             add(
                 Kind::KeyPair,
                 found.key_pair_id,
@@ -475,17 +475,17 @@ impl Aws {
         }
         let call = self.ec2.describe_security_groups().set_filters(filters());
         let found = call.into_paginator().items().send().collect::<std::result::Result<Vec<_>, _>>().await;
-        for found in found.map_err(|error| failed("DescribeSecurityGroups", error))? {
+        for found in found.map_err(|error| failed("DescribeSecurityGroups", &error))? {
             add(Kind::SecurityGroup, found.group_id, &text(found.group_name), "", "", tags(found.tags));
         }
         let found = self.ec2.describe_placement_groups().set_filters(filters()).send().await;
         for found in
-            found.map_err(|error| failed("DescribePlacementGroups", error))?.placement_groups.unwrap_or_default()
+            found.map_err(|error| failed("DescribePlacementGroups", &error))?.placement_groups.unwrap_or_default()
         {
             let state = found.state.as_ref().map_or("", |state| state.as_str());
             add(Kind::PlacementGroup, found.group_id, &text(found.group_name), state, "", tags(found.tags));
         }
-        things.sort_by(|one, other| one.kind.cmp(&other.kind));
+        things.sort_by_key(|thing| thing.kind);
         Ok(things)
     }
 
@@ -501,21 +501,21 @@ impl Aws {
                 .send()
                 .await
                 .map(drop)
-                .map_err(|e| failed("TerminateInstances", e)),
+                .map_err(|e| failed("TerminateInstances", &e)),
             Kind::Image => {
-                ec2.deregister_image().image_id(id).send().await.map(drop).map_err(|e| failed("DeregisterImage", e))
+                ec2.deregister_image().image_id(id).send().await.map(drop).map_err(|e| failed("DeregisterImage", &e))
             }
             Kind::Snapshot => {
-                ec2.delete_snapshot().snapshot_id(id).send().await.map(drop).map_err(|e| failed("DeleteSnapshot", e))
+                ec2.delete_snapshot().snapshot_id(id).send().await.map(drop).map_err(|e| failed("DeleteSnapshot", &e))
             }
             Kind::Volume => {
-                ec2.delete_volume().volume_id(id).send().await.map(drop).map_err(|e| failed("DeleteVolume", e))
+                ec2.delete_volume().volume_id(id).send().await.map(drop).map_err(|e| failed("DeleteVolume", &e))
             }
             Kind::Address => {
-                ec2.release_address().allocation_id(id).send().await.map(drop).map_err(|e| failed("ReleaseAddress", e))
+                ec2.release_address().allocation_id(id).send().await.map(drop).map_err(|e| failed("ReleaseAddress", &e))
             }
             Kind::KeyPair => {
-                ec2.delete_key_pair().key_pair_id(id).send().await.map(drop).map_err(|e| failed("DeleteKeyPair", e))
+                ec2.delete_key_pair().key_pair_id(id).send().await.map(drop).map_err(|e| failed("DeleteKeyPair", &e))
             }
             Kind::SecurityGroup => ec2
                 .delete_security_group()
@@ -523,10 +523,10 @@ impl Aws {
                 .send()
                 .await
                 .map(drop)
-                .map_err(|e| failed("DeleteSecurityGroup", e)),
+                .map_err(|e| failed("DeleteSecurityGroup", &e)),
             Kind::PlacementGroup => {
                 let call = ec2.delete_placement_group().group_name(&thing.name);
-                call.send().await.map(drop).map_err(|e| failed("DeletePlacementGroup", e))
+                call.send().await.map(drop).map_err(|e| failed("DeletePlacementGroup", &e))
             }
         };
         match done {
@@ -544,20 +544,20 @@ fn unless_duplicate(answer: Answer<()>) -> Answer<()> {
 }
 
 /// What the SDK's error says, once: AWS's own code and words, or why AWS was never reached.
-fn failed<E, R>(call: &'static str, error: SdkError<E, R>) -> ApiError
+fn failed<E, R>(call: &'static str, error: &SdkError<E, R>) -> ApiError
 where
     SdkError<E, R>: ProvideErrorMetadata + RequestId + std::error::Error,
 {
-    let code = match &error {
+    let code = match error {
         SdkError::ServiceError(_) => text(error.code().map(str::to_owned)),
         SdkError::TimeoutError(_) => "TimedOut".to_owned(),
-        _ if causes(&error).contains("credential") => "NoCredentials".to_owned(),
+        _ if causes(error).contains("credential") => "NoCredentials".to_owned(),
         _ => "NoAnswer".to_owned(),
     };
     let message = match code.as_str() {
         // The SDK lists every place where it looked.
-        "NoCredentials" if causes(&error).contains("no credentials found") => "no credentials found".to_owned(),
-        _ => error.message().map_or_else(|| causes(&error), str::to_owned),
+        "NoCredentials" if causes(error).contains("no credentials found") => "no credentials found".to_owned(),
+        _ => error.message().map_or_else(|| causes(error), str::to_owned),
     };
     ApiError { call, code, message, request_id: error.request_id().map(str::to_owned) }
 }

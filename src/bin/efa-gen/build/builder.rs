@@ -13,7 +13,7 @@ use crate::cli::cloud::HostKey;
 use crate::ec2::Aws;
 use crate::ec2::model::{Instance, Kind, Launch, Tags, Thing};
 use crate::ec2::refusal::ApiError;
-use crate::events::{Event, Talk};
+use crate::events::Event;
 use crate::files;
 use crate::ssh::{self, Guest};
 
@@ -286,6 +286,7 @@ impl Build<'_> {
             }
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }
+        self.folder.note_login(&guest.for_people())?;
         Ok(guest)
     }
 

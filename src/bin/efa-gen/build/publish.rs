@@ -64,8 +64,7 @@ struct Order {
 /// Errors: each names region and image; where several regions fail, all of them are told.
 pub async fn publish(aws: &Aws, image: &Image, args: &PublishArgs, run: &str, talk: &Talk) -> Result<Vec<Copy>> {
     // The one given may be older than its tags and flags.
-    let now =
-        aws.image(&image.id).await.map_err(|error| error.about(&subject(aws, &image.id)))?;
+    let now = aws.image(&image.id).await.map_err(|error| error.about(&subject(aws, &image.id)))?;
     let mut source = now.unwrap_or_else(|| image.clone());
     // Tags of AWS's own can't be given.
     source.tags.retain(|key, _| !key.starts_with("aws:"));

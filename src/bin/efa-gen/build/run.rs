@@ -110,6 +110,17 @@ impl Folder {
         self.append("build.log")
     }
 
+    /// Keeps the command line by which a person reaches the run's machine.
+    pub fn note_login(&self, line: &str) -> Result<()> {
+        files::write(&self.path.join("login"), format!("{line}\n").as_bytes(), 0o600)
+    }
+
+    /// That command line, once there is one.
+    pub fn login(&self) -> Result<Option<String>> {
+        let bytes = files::read_if_there(&self.path.join("login"), "login")?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim_end().to_owned()))
+    }
+
     /// Writes down that something is made, or about to be: a listing may not show it yet.
     pub fn made(&self, thing: &Thing) -> Result<()> {
         let mut line = serde_json::to_vec(thing)
@@ -139,7 +150,7 @@ impl Folder {
 
     /// A run that ended well leaves its log; the key and whatever else is secret goes.
     pub fn forget_secrets(&self) -> Result<()> {
-        for name in ["key", "host_key", "known_hosts", "run.json", "made.jsonl", "install.sh"] {
+        for name in ["key", "host_key", "known_hosts", "login", "run.json", "made.jsonl", "install.sh"] {
             let path = self.path.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -142,8 +142,10 @@ impl Undo<'_> {
             self.remove(&found).await;
             self.remove_unseen(&mut unseen).await;
             found = self.look().await?;
-            if let (Some(pause), false) = (pause, found.left.is_empty() && unseen.is_empty()) {
-                sleep(pause).await;
+            let waiting = found.left.iter().chain(&unseen).any(|thing| !self.is_denied(thing));
+            match pause {
+                Some(pause) if waiting => sleep(pause).await,
+                _ => break,
             }
         }
         // What no listing shows and no call finds after this long is gone.
@@ -237,6 +239,11 @@ impl Undo<'_> {
             self.note(&thing, done);
         }
         *unseen = still;
+    }
+
+    /// Whether AWS would say the same again, however long one waits.
+    fn is_denied(&self, thing: &Thing) -> bool {
+        self.refusals.get(&thing.id).is_some_and(ApiError::is_denied)
     }
 
     /// Keeps what came of one removal, and says it once.

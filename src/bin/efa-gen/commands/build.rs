@@ -52,7 +52,7 @@ pub enum Outcome {
     /// The image was there already.
     Found(Box<Ready>),
     /// The image was built.
-    Built(Box<Ready>, String, Built),
+    Built(Box<Ready>, String, Box<Built>),
 }
 
 async fn builds(args: &BuildArgs) -> Result<()> {
@@ -159,7 +159,9 @@ async fn one(order: &Order, talk: &Talk, mut stop: watch::Receiver<u32>) -> Resu
             _ = stop.changed() => Err(Error::new(Class::Interrupted, "interrupted by a signal")),
         },
     };
-    finish(&aws, args, &folder, talk, stop, built).await.map(|built| Outcome::Built(Box::new(ready), folder.run, built))
+    finish(&aws, args, &folder, talk, stop, built)
+        .await
+        .map(|built| Outcome::Built(Box::new(ready), folder.run, Box::new(built)))
 }
 
 async fn preflight(aws: &Aws, order: &Order, talk: &Talk) -> Result<Ready> {
@@ -251,7 +253,13 @@ async fn finish(
     built: Result<Built>,
 ) -> Result<Built> {
     if built.is_err() && keeps(args.on_error) {
-        talk.note(format!("everything is kept: log in with the key in {}, go on with --resume {}, remove it with efa-gen sweep --run {}", folder.path.display(), folder.run, folder.run));
+        let run = &folder.run;
+        talk.note(format!(
+            "everything is kept: go on with --resume {run}, remove it with efa-gen sweep --run {run} --yes"
+        ));
+        if let Some(login) = folder.login()? {
+            talk.note(format!("log in with: {login}"));
+        }
         return built;
     }
     talk.step("Remove what the run has made");

@@ -46,6 +46,11 @@ impl ApiError {
         )
     }
 
+    /// Whether the caller may not do this, now or later.
+    pub fn is_denied(&self) -> bool {
+        matches!(self.code.as_str(), "UnauthorizedOperation" | "AccessDenied" | "OperationNotPermitted")
+    }
+
     /// Whether it may succeed a little later, when what uses the thing has gone too.
     pub fn is_in_use(&self) -> bool {
         matches!(
