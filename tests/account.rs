@@ -1,4 +1,5 @@
 //! `efa-gen sweep`, `images` and `image rm` against a stub of AWS: what they take, and above all what they leave alone.
+#![cfg(feature = "ec2")]
 
 mod support;
 
@@ -6,7 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use support::aws::{Account, Answer, Entry, Params, Stub, refuse};
+use support::account::{Account, Entry};
+use support::aws::{Answer, Params, Stub, refuse};
 use support::{Ran, command, scratch};
 
 const RUN: &str = "20250101-000000-ab12";

@@ -87,6 +87,7 @@ fn packer_refuses_values_that_the_template_forbids() {
         ("root_gib=8", "GiB or more"),
         ("share_accounts=[\"12\"]", "An account is twelve digits"),
         ("ssh_interface=telepathy", "must be public_ip"),
+        ("run=last night's", "has letters, digits"),
     ];
     for (value, words) in cases {
         let output = program("packer", &["validate", "-var", good, "-var", value, "image.pkr.hcl"], folder.path());

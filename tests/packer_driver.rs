@@ -16,7 +16,7 @@ use serde_json::Value;
 use support::aws::{Answer, Params, Stub, done, refuse};
 use support::http::{Reply, Server};
 use support::pgp::{bytes, fingerprint};
-use support::{Ran, command, scratch};
+use support::{Ran, command, names, scratch};
 use tempfile::TempDir;
 
 /// Notes how it was called; `build` runs the file `build`.
@@ -74,7 +74,8 @@ impl Stage {
         fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
-    fn command(&self, more: &[&str]) -> Command {
+    /// The binary with the fake Packer and AWS; no arguments yet.
+    fn binary(&self) -> Command {
         let mut command = command(&[]);
         let path = std::env::var("PATH").expect("a PATH");
         command.current_dir(self.folder.path());
@@ -82,10 +83,15 @@ impl Stage {
         command.env("FAKE", self.path("fake")).env("HOME", self.folder.path()).env("PKR_VAR_share_accounts", "[\"1\"]");
         self.aws.set(&mut command);
         command.env("AWS_SECRET_ACCESS_KEY", "a-secret");
-        let fixed = ["build", "--distro", "debian12", "--driver", "packer", "--source-ami", BASE];
-        command.args(fixed).args(["--stack-file", "stack.toml", "--mirror", &format!("{}/efa", self.mirror.url)]);
-        command.args(["--ssh-cidr", "203.0.113.7/32"]).args(more);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn command(&self, more: &[&str]) -> Command {
+        let mut command = self.binary();
+        command.args(["build", "--distro", "debian12", "--driver", "packer", "--source-ami", BASE]);
+        command.args(["--stack-file", "stack.toml", "--mirror", &format!("{}/efa", self.mirror.url)]);
+        command.args(["--ssh-cidr", "203.0.113.7/32"]).args(more);
         command
     }
 
@@ -222,14 +228,9 @@ fn packer_makes_the_image_and_efa_gen_publishes_it() {
         for variable in given.as_object().expect("an object").keys() {
             assert!(template.contains(&format!("variable \"{variable}\"")), "the template has no {variable}");
         }
-        for (name, value) in [
-            ("builder_type", "c5.4xlarge"),
-            ("source_ami", BASE),
-            ("subnet_id", "subnet-0b"),
-            ("spot_price", "auto"),
-            ("ami_name", "my image"),
-            ("ssh_interface", "public_ip"),
-        ] {
+        let texts =
+            [("source_ami", BASE), ("subnet_id", "subnet-0b"), ("spot_price", "auto"), ("ami_name", "my image")];
+        for (name, value) in texts {
             assert_eq!(given[name], value, "{name}");
         }
         assert_eq!(given["root_gib"], 99);
@@ -314,7 +315,7 @@ fn without_packer_there_is_a_hint() {
 
 /// Waits to be interrupted, and counts how often it is.
 const PATIENT: &str = r#"trap 'echo INT >>"$FAKE/signals"; echo cleaning; CLEAN' INT
-touch "$FAKE/building"
+echo $$ >"$FAKE/building.new" && mv "$FAKE/building.new" "$FAKE/building"
 while :; do sleep 0.1; done
 "#;
 
@@ -347,4 +348,54 @@ fn a_second_interrupt_ends_packer_at_once() {
     let ran = ended(child);
     assert_eq!(ran.code, 130, "{}", ran.stderr);
     assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_plan_tells_time_and_cost_and_how_they_were_come_by() {
+    let stage = Stage::new("Packer v1.16.0", GOOD);
+    let estimate = |more: &[&str]| {
+        let ran = stage.run(&[&["--plan", "--output", "json"], more].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let row: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        row[0]["preflight"]["estimate"].clone()
+    };
+    let minutes = |estimate: &Value, end: usize| estimate["minutes"][end].as_u64().expect("minutes");
+    let every = estimate(&[]);
+    assert!(minutes(&every, 0) < minutes(&every, 1), "{every}");
+    assert!(every["dollars"].as_f64().is_some_and(|dollars| dollars > 0.1 && dollars < 5.0), "{every}");
+    for words in ["us-east-1", "2026-07-20", "8 GPU architectures on 16 vCPUs", "nothing was timed on AWS"] {
+        assert!(every["basis"].as_str().is_some_and(|basis| basis.contains(words)), "{words}: {every}");
+    }
+    let one = estimate(&["--instance-type", "p5.48xlarge"]);
+    assert!(minutes(&one, 1) < minutes(&every, 1), "one architecture takes less: {one}");
+    let none = estimate(&["--no-gpu"]);
+    assert!(none["basis"].as_str().is_some_and(|basis| basis.starts_with("Nothing is compiled for GPUs")), "{none}");
+    assert!(!stage.path("fake/given").exists(), "nothing was built");
+}
+
+#[test]
+fn after_a_crash_only_an_image_that_is_there_goes_on() {
+    for made in [false, true] {
+        let stage = Stage::new("Packer v1.16.0", &PATIENT.replace("CLEAN", "exit 1"));
+        let mut child = stage.begin();
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+        let packer = stage.read("fake/building");
+        let killed = Command::new("sh").args(["-c", "kill -s KILL \"$1\"", "sh", packer.trim()]).status();
+        assert!(killed.expect("a shell").success());
+        if made {
+            fs::write(stage.path("fake/made"), "").expect("a file");
+        }
+        let runs = names(&stage.path(".local/state/efa-gen/runs"));
+        let ran = ended(stage.binary().args(["build", "--resume", &runs[0]]).spawn().expect("the binary starts"));
+        if made {
+            assert_eq!(ran.code, 0, "{}", ran.stderr);
+            assert!(ran.stdout.contains(BUILT), "{}", ran.stdout);
+        } else {
+            assert_eq!(ran.code, 2, "{}", ran.stderr);
+            assert!(ran.stderr.contains("ended before Packer had made its image"), "{}", ran.stderr);
+            assert!(ran.stderr.contains(&format!("efa-gen sweep --run {}", runs[0])), "{}", ran.stderr);
+        }
+        assert_eq!(stage.read("fake/argv").matches("build").count(), 1, "Packer is not started again");
+    }
 }

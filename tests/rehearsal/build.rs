@@ -71,10 +71,10 @@ fn inspect(image: &str) {
     for gone in [
         "ls /root/.*_history /home/*/.*_history",
         "ls /var/log/efa-gen /tmp/efa-gen* /var/lib/efa-gen/src",
-        // The builder's user-data: what it printed on the console, and the clock that would end the machine.
-        "grep -rl 'EFA-GEN BEGIN HOST KEYS' /var/lib/cloud /var/log /etc /usr/local",
+        // The brackets keep a pattern from finding itself. The builder's user-data: what it printed on the console, and the clock that would end the machine.
+        "grep -rl 'EFA-GEN BEGI[N] HOST KEYS' /var/lib/cloud /var/log /etc /usr/local",
         "ls /run/systemd/shutdown/scheduled",
-        "pgrep --full 'shutdown|efa-gen'",
+        "pgrep --full '[s]hutdown -h|[e]fa-gen'",
         "systemctl list-timers --all --no-legend | grep -i efa-gen",
     ] {
         let said = first.root(&format!("{gone} 2>/dev/null"));

@@ -9,6 +9,7 @@ mod account;
 mod build;
 mod build_cuts;
 mod build_faults;
+mod build_ways;
 mod cloud_itself;
 mod cuts;
 mod faults;

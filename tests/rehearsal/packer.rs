@@ -11,29 +11,39 @@ use serde_json::{Value, json};
 use crate::machine::{Guest, Ran, cloud, ec2, on_network, ran, rendered, text};
 
 /// A Packer and the grammar that it is rendered for.
-struct Packer {
-    program: PathBuf,
+pub struct Packer {
+    /// Where it is.
+    pub program: PathBuf,
     grammar: &'static str,
 }
 
-fn debians() -> Packer {
+/// Debian's own.
+pub fn debians() -> Packer {
     Packer { program: "/usr/bin/packer".into(), grammar: "1.6" }
 }
 
 /// Built by tests/tools/build, with the Amazon plugin installed below its own home.
-fn todays() -> Packer {
+pub fn todays() -> Packer {
     let folder =
         std::env::var_os("EFA_GEN_REHEARSAL_TOOLS").expect("EFA_GEN_REHEARSAL_TOOLS: tests/rehearsal/run sets it");
     Packer { program: PathBuf::from(folder).join("packer"), grammar: "1.7" }
 }
 
 impl Packer {
+    /// Where it finds its plugins; `other` if it has them built in.
+    pub fn home(&self, other: &Path) -> PathBuf {
+        if self.grammar == "1.6" { other.to_owned() } else { self.program.with_file_name("home") }
+    }
+
     fn at(&self, folder: &Path, arguments: &[&str]) -> Command {
         let mut line = vec![self.program.display().to_string()];
         line.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let mut command = on_network(&line);
-        let home = if self.grammar == "1.6" { folder.to_owned() } else { self.program.with_file_name("home") };
-        command.current_dir(folder).env("HOME", home).env("CHECKPOINT_DISABLE", "1").env("PACKER_NO_COLOR", "1");
+        command
+            .current_dir(folder)
+            .env("HOME", self.home(folder))
+            .env("CHECKPOINT_DISABLE", "1")
+            .env("PACKER_NO_COLOR", "1");
         command
     }
 

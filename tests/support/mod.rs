@@ -1,6 +1,7 @@
 //! What several test files use: plans, the binary in a scrubbed environment, folders, OpenPGP fixtures, an HTTP server.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod account;
 pub mod aws;
 pub mod http;
 pub mod pgp;

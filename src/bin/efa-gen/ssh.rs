@@ -222,7 +222,8 @@ impl Guest {
     }
 }
 
-async fn each_line(pipe: impl AsyncRead + Unpin, send: mpsc::Sender<String>) {
+/// Sends every line that a program prints, until it closes the pipe or nobody listens.
+pub async fn each_line(pipe: impl AsyncRead + Unpin, send: mpsc::Sender<String>) {
     let mut lines = BufReader::new(pipe).split(b'\n');
     while let Ok(Some(line)) = lines.next_segment().await {
         let text = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();

@@ -103,15 +103,14 @@ fn components(plan: &Plan) -> Range {
 
 fn time_basis(plan: &Plan, vcpus: i32, reboots: usize, compile: Range) -> String {
     let reboots = if reboots == 1 { "1 reboot".to_owned() } else { format!("{reboots} reboots") };
-    let rest =
-        format!("the rest ({reboots}, downloads, installers, the snapshot) is assumed: nothing was timed on AWS.");
+    let rest = format!("{reboots}, downloads, installers and the snapshot are assumed: nothing was timed on AWS.");
     let count = plan.architectures.len();
     if count == 0 {
-        return format!("Nothing is compiled; {rest}");
+        return format!("Nothing is compiled for GPUs; {rest}");
     }
     let what = if count == 1 { "1 GPU architecture".to_owned() } else { format!("{count} GPU architectures") };
     format!(
-        "NCCL and its tests for {what} on {vcpus} vCPUs take {:.0} to {:.0} minutes, scaled from 84 s for one architecture on 32 cores; {rest}",
+        "NCCL and its tests for {what} on {vcpus} vCPUs take {:.0} to {:.0} minutes, scaled from 84 s for one on 32 cores; {rest}",
         compile.0.floor(),
         compile.1.ceil(),
     )

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 pub use check::{check, check_regions, is_region};
 pub use manifest::manifest;
 
-use super::tags;
+use super::{sweep, tags};
 use crate::cli::cloud::PublishArgs;
 use crate::ec2::Aws;
 use crate::ec2::model::{Image, Tags};
@@ -28,8 +28,11 @@ use crate::events::{Event, Talk};
 /// For an image or a copy to be available: snapshots of large disks take long, across oceans longer.
 const PATIENCE: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// How long EC2 and Parameter Store may take to show what they were just told.
+/// How long an image that EC2 has named may be unknown to it, or not the same everywhere.
 const SETTLES: Duration = Duration::from_secs(60);
+
+/// How long EC2 and Parameter Store may take to show what they were just told.
+const SHOWS: Duration = Duration::from_secs(30);
 
 /// Reads in a row that must agree: answers may come from replicas of different age.
 const READS: u32 = 3;
@@ -158,11 +161,17 @@ impl Order {
     async fn copy(&self, from: &Aws, to: &Aws) -> Result<Image> {
         let said = |error: ApiError| error.about(&format!("copy of image {} to {}", self.source.id, to.region));
         let id = match self.existing(to).await.map_err(said)? {
-            Some(id) => id,
-            None => {
+            Some(image) if image.state != "failed" => image.id,
+            failed => {
+                if let Some(failed) = &failed {
+                    self.talk
+                        .note(format!("an earlier copy to {} has failed and is made again: {}", to.region, failed.id));
+                    to.remove(&sweep::image_of(failed, &to.region)).await.map_err(said)?;
+                }
                 let mut keys = self.args.copy_kms_key.iter().filter_map(|pair| pair.split_once('='));
                 let key = keys.find(|(region, _)| *region == to.region).map(|(_, key)| key);
-                let id = to.copy_image(from, &self.source, &self.token(to), key).await.map_err(said)?;
+                let token = self.token(to, failed.as_ref());
+                let id = to.copy_image(from, &self.source, &token, key).await.map_err(said)?;
                 self.talk.emit(&Event::Made { kind: "image", id: id.clone() });
                 id
             }
@@ -173,17 +182,19 @@ impl Order {
         Ok(image)
     }
 
-    /// Asked twice with it, EC2 answers with the copy that is there.
-    fn token(&self, to: &Aws) -> String {
-        format!("efa-gen-{}-{}", self.run, to.region)
+    /// Asked twice with it, EC2 answers with the copy that is there; after one that failed it must be another.
+    fn token(&self, to: &Aws, failed: Option<&Image>) -> String {
+        let token = format!("efa-gen-{}-{}", self.run, to.region);
+        failed.map_or(token.clone(), |failed| format!("{token}-{}", failed.id.trim_start_matches("ami-")))
     }
 
-    /// What an earlier attempt of this run has copied; a copy that failed is not one.
-    async fn existing(&self, to: &Aws) -> std::result::Result<Option<String>, ApiError> {
+    /// What an earlier attempt of this run has copied; one that failed only if there is no other.
+    async fn existing(&self, to: &Aws) -> std::result::Result<Option<Image>, ApiError> {
         let tag = format!("tag:{}", tags::RUN);
-        let found = to.images(&["self"], &[(&tag, &self.run), ("name", &self.source.name)]).await?;
-        let mut alive = found.into_iter().filter(|image| ["pending", "available"].contains(&image.state.as_str()));
-        Ok(alive.next().map(|image| image.id))
+        let mut found = to.images(&["self"], &[(&tag, &self.run), ("name", &self.source.name)]).await?;
+        found.retain(|image| ["pending", "available", "failed"].contains(&image.state.as_str()));
+        found.sort_by_key(|image| image.state == "failed");
+        Ok(found.into_iter().next())
     }
 
     /// Gives a copy the tags that it lacks, and its snapshots the same. Returns all its tags.
@@ -222,7 +233,7 @@ impl Order {
             Ok(())
         };
         done().await.map_err(|error: ApiError| error.about(&subject(aws, id)))?;
-        let end = Instant::now() + SETTLES;
+        let end = Instant::now() + SHOWS;
         loop {
             let lacking = self.lacks(aws, id).await.map_err(|error| error.about(&subject(aws, id)))?;
             if lacking.is_empty() {
@@ -264,7 +275,7 @@ impl Order {
             return Ok(());
         }
         put_tags(aws, image, &all).await?;
-        let end = Instant::now() + SETTLES;
+        let end = Instant::now() + SHOWS;
         loop {
             let shown = aws.image(&image.id).await.map_err(|error| error.about(&subject(aws, &image.id)))?;
             let shown = shown.map(|image| image.tags).unwrap_or_default();
@@ -286,7 +297,7 @@ impl Order {
         }
         aws.put_image_parameter(name, image).await.map_err(said)?;
         // Parameter Store looks whether the image is there before it shows the value, which may take a moment.
-        let end = Instant::now() + SETTLES;
+        let end = Instant::now() + SHOWS;
         loop {
             let value = aws.parameter(name).await.map_err(said)?;
             if value.as_deref() == Some(image) {

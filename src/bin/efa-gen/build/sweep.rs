@@ -89,6 +89,12 @@ fn is_ending(thing: &Thing) -> bool {
     thing.kind != Kind::Instance && ["deleting", "deleted", "deregistered"].contains(&thing.state.as_str())
 }
 
+/// An image as a thing of its region.
+pub fn image_of(image: &Image, region: &str) -> Thing {
+    let name = image.name.clone();
+    Thing { kind: Kind::Image, name, ..snapshot_of(image, &image.id, region) }
+}
+
 /// A snapshot as its image has it.
 pub fn snapshot_of(image: &Image, id: &str, region: &str) -> Thing {
     Thing {
@@ -116,7 +122,7 @@ pub async fn undo(aws: &Aws, run: &str, also: &[String], known: &[Thing], talk: 
     let mut left = Vec::new();
     for region in regions {
         let known = known.iter().filter(|thing| thing.region == region).cloned().collect();
-        let undo = Undo { aws: &aws.in_region(region), run, talk, refusals: BTreeMap::new() };
+        let undo = Undo { aws: &aws.in_region(region), run, talk, refusals: BTreeMap::new(), told: BTreeSet::new() };
         left.extend(undo.run(known).await?);
     }
     Ok(left)
@@ -129,6 +135,8 @@ struct Undo<'a> {
     talk: &'a Talk,
     /// What AWS said last of a thing that it did not remove.
     refusals: BTreeMap<String, ApiError>,
+    /// What was said to be removed; a listing that lags behind is no reason to say it twice.
+    told: BTreeSet<String>,
 }
 
 impl Undo<'_> {
@@ -209,9 +217,10 @@ impl Undo<'_> {
         }
         self.talk.step("Terminate what still runs, and wait for it");
         let ids: Vec<String> = instances.iter().map(|thing| thing.id.clone()).collect();
-        if self.aws.terminate(&ids, TERMINATES).await.is_ok() {
+        let done = self.aws.terminate(&ids, TERMINATES).await.map(|()| true);
+        if done.as_ref().map_or_else(|error| error.code == "TimedOut", |_| true) {
             for thing in instances {
-                self.note(thing, Ok(true));
+                self.note(thing, done.clone());
             }
             return;
         }
@@ -251,7 +260,9 @@ impl Undo<'_> {
         match done {
             Ok(true) => {
                 self.refusals.remove(&thing.id);
-                self.talk.emit(&Event::Removed { kind: thing.kind.name(), id: thing.id.clone() });
+                if self.told.insert(thing.id.clone()) {
+                    self.talk.emit(&Event::Removed { kind: thing.kind.name(), id: thing.id.clone() });
+                }
             }
             Ok(false) => {
                 self.refusals.remove(&thing.id);

@@ -12,7 +12,7 @@ use crate::build::{sweep, tags};
 use crate::cli::OutputArg;
 use crate::cli::cloud::{ImageRmArgs, ImagesArgs};
 use crate::ec2::Aws;
-use crate::ec2::model::{Image, Kind, Tags, Thing};
+use crate::ec2::model::{Image, Kind, Tags};
 use crate::ec2::refusal::ApiError;
 use crate::events::{Event, Screen, Talk};
 use crate::report;
@@ -85,7 +85,7 @@ fn cells(row: &Row) -> [String; 11] {
         tag(tags::VERDICT),
         match &row.shared_with[..] {
             [one] => one.clone(),
-            several if several.is_empty() => String::new(),
+            [] => String::new(),
             several => several.len().to_string(),
         },
         date(&image.deprecated_at),
@@ -167,7 +167,7 @@ async fn remove_image(aws: &Aws, image: &Image, talk: &Talk) -> Result<()> {
     ids.push(image.id.clone());
     let state = |value: &str| Tags::from([(tags::STATE.to_owned(), value.to_owned())]);
     aws.tag(&ids, &state(tags::REMOVING)).await.map_err(said)?;
-    if let Err(error) = aws.remove(&thing(aws, image)).await {
+    if let Err(error) = aws.remove(&sweep::image_of(image, &aws.region)).await {
         let before = image.tags.get(tags::STATE).map_or("", String::as_str);
         if let Err(error) = aws.tag(&ids, &state(before)).await {
             talk.note(format!("{subject} stays tagged {}={}: {error}", tags::STATE, tags::REMOVING));
@@ -208,13 +208,4 @@ async fn remove_snapshots(aws: &Aws, image: &Image, talk: &Talk) -> Result<()> {
         }
     }
     if left.is_empty() { Ok(()) } else { Err(sweep::still_there(&left)) }
-}
-
-fn thing(aws: &Aws, image: &Image) -> Thing {
-    Thing {
-        kind: Kind::Image,
-        id: image.id.clone(),
-        name: image.name.clone(),
-        ..sweep::snapshot_of(image, "", &aws.region)
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::PathBuf;
 
 use efa_gen::error::{Class, Error, Result};
 use jiff::Timestamp;
@@ -9,7 +10,8 @@ use serde::Serialize;
 
 use super::account::{block_on, regions};
 use super::list;
-use crate::build::{run, sweep, tags};
+use crate::build::run::{self, Folder};
+use crate::build::{sweep, tags};
 use crate::cli::OutputArg;
 use crate::cli::cloud::SweepArgs;
 use crate::ec2::Aws;
@@ -108,31 +110,61 @@ async fn sweep(args: &SweepArgs, limit: i64) -> Result<()> {
 async fn remove(args: &SweepArgs, regions: &[Aws], runs: &BTreeMap<String, Run>) -> Result<Vec<Thing>> {
     let talk = Screen::new(args.output, false).talk("sweep");
     let mut left = Vec::new();
-    for (name, run) in runs {
+    let names: BTreeSet<&String> = runs.keys().chain(&args.run).collect();
+    for name in names {
+        let local = local(name, regions).await?;
+        let mut known = local.as_ref().map(|local| local.known.clone()).unwrap_or_default();
         let mut here = Vec::new();
-        for aws in regions.iter().filter(|aws| run.regions.contains(&aws.region)) {
-            here.extend(sweep::undo(aws, name, &[], &[], &talk).await?);
+        for aws in regions {
+            let listed = runs.get(name).is_some_and(|run| run.regions.contains(&aws.region));
+            let (of_region, others): (Vec<Thing>, _) = known.into_iter().partition(|thing| thing.region == aws.region);
+            known = others;
+            if listed || !of_region.is_empty() {
+                here.extend(sweep::undo(aws, name, &[], &of_region, &talk).await?);
+            }
         }
-        if here.is_empty() {
-            forget(name)?;
+        if let (Some(local), true) = (local, here.is_empty() && known.is_empty()) {
+            fs::remove_dir_all(&local.path).map_err(|error| {
+                Error::new(Class::Io, format!("could not remove {}", local.path.display())).because(error)
+            })?;
+            report::say(&format!("removed {}", local.path.display()));
         }
         left.append(&mut here);
-    }
-    if let Some(run) = args.run.as_ref().filter(|run| !runs.contains_key(*run)) {
-        forget(run)?;
     }
     talk.done();
     Ok(left)
 }
 
-/// Removes a run's folder on this machine, if it has one.
-fn forget(name: &str) -> Result<()> {
+/// A run's folder here, and what its ledger has.
+struct Local {
+    path: PathBuf,
+    known: Vec<Thing>,
+}
+
+/// What is kept of a run on this machine, unless it is of an account or a region that was not looked at: then it is all
+/// that tells of what is left there, and stays.
+async fn local(name: &str, regions: &[Aws]) -> Result<Option<Local>> {
     // A run of another machine has none, nor has a tag that is no run's name.
-    let Some(path) = run::folder_of(name).ok().filter(|path| path.exists()) else { return Ok(()) };
-    fs::remove_dir_all(&path)
-        .map_err(|error| Error::new(Class::Io, format!("could not remove {}", path.display())).because(error))?;
-    report::say(&format!("removed {}", path.display()));
-    Ok(())
+    let Some(path) = run::folder_of(name).ok().filter(|path| path.exists()) else { return Ok(None) };
+    if !path.join("run.json").exists() {
+        return Ok(Some(Local { path, known: Vec::new() }));
+    }
+    let (folder, record) = match Folder::open(name) {
+        Ok(opened) => opened,
+        Err(error) => {
+            report::say(&format!("note: {error}; it stays"));
+            return Ok(None);
+        }
+    };
+    let Some(aws) = regions.iter().find(|aws| aws.region == record.region) else {
+        report::say(&format!("note: {} stays: run {name} was in {}", path.display(), record.region));
+        return Ok(None);
+    };
+    if aws.identity().await?.account != record.account {
+        report::say(&format!("note: {} stays: run {name} was in account {}", path.display(), record.account));
+        return Ok(None);
+    }
+    Ok(Some(Local { path, known: folder.known()? }))
 }
 
 fn row(thing: Thing, now: Timestamp) -> Row {

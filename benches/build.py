@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""How much of a build's time is the driver's own? Prints a Markdown table: efa-gen, Packer with the rendered template, and
+a driver that looks ten times a second, one after the other in the same rehearsal cloud, with the same delays.
+
+  benches/build.py [EFA-GEN-BINARY]
+
+Whatever the third takes is the guest's and the cloud's own work; what the others take more is theirs. The three write
+their calls of the API to the cloud's log, from which they are counted. With --side-by-side N it also builds N images at
+once with efa-gen. Needs what tests/rehearsal/run needs."""
+
+import argparse
+import collections
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+REHEARSAL = os.path.join(HERE, "..", "tests", "rehearsal")
+CLOUD = os.path.join(REHEARSAL, "cloud.py")
+CIDR = "10.78.0.1/32"
+STAGES = ("prepare", "update", "kernel", "driver", "efa", "nccl", "plugin", "nccl-tests", "environment", "check", "seal")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("binary", nargs="?", default=os.path.join(HERE, "..", "target", "debug", "efa-gen"))
+    parser.add_argument("--side-by-side", type=int, default=0)
+    options = parser.parse_args()
+    tools = subprocess.run([os.path.join(REHEARSAL, "..", "tools", "build")], check=True, stdout=subprocess.PIPE, text=True)
+    packer = os.path.join(tools.stdout.strip(), "packer")
+    with tempfile.TemporaryDirectory() as folder:
+        cloud = Cloud(os.path.join(folder, "cloud"), os.path.realpath(options.binary))
+        try:
+            measure(cloud, packer, folder, options.side_by_side)
+        finally:
+            subprocess.run([CLOUD, "down", cloud.folder], check=True)
+
+
+def measure(cloud, packer, folder, side_by_side):
+    runs = {
+        "looking ten times a second": lambda: ideal(cloud),
+        "Packer, rendered template": lambda: by_packer(cloud, packer, folder),
+        "efa-gen build": lambda: cloud.build("--force"),
+    }
+    rows = {name: cloud.timed(run) for name, run in runs.items()}
+    least = rows["looking ten times a second"][0]
+    theirs = rows["Packer, rendered template"][0] - least
+    print("| driver | s | more than the least | beside Packer's | calls |\n|---|---|---|---|---|")
+    for name, (seconds, calls) in rows.items():
+        more = seconds - least
+        print(f"| {name} | {seconds:.1f} | {more:.1f} | {more / theirs:.2f} | {sum(calls.values())} |")
+    for name, (_, calls) in rows.items():
+        print(f"\n{name}: " + ", ".join(f"{call} {count}" for call, count in sorted(calls.items())))
+    if side_by_side:
+        together(cloud, side_by_side, rows["efa-gen build"][0], least)
+
+
+def together(cloud, count, one, least):
+    """As many builds at once: what the guests and the cloud do meanwhile is measured by as many bare drivers at once."""
+    bare, _ = cloud.timed(lambda: in_parallel([lambda: ideal(cloud)] * count))
+    built, _ = cloud.timed(lambda: in_parallel([lambda n=n: cloud.build("--name", f"bench-{n}") for n in range(count)]))
+    print(f"\n{count} at once: {built:.1f} s, bare {bare:.1f} s; one: {one:.1f} s, bare {least:.1f} s")
+
+
+def in_parallel(runs):
+    children = []
+    for run in runs:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                run()
+                os._exit(0)
+            except BaseException as error:
+                print(error, file=sys.stderr)
+                os._exit(1)
+        children.append(pid)
+    if any([os.waitpid(pid, 0)[1] for pid in children]):
+        sys.exit("one of them failed")
+
+
+class Cloud:
+    def __init__(self, folder, binary):
+        self.folder, self.binary = folder, binary
+        subprocess.run([CLOUD, "up", folder], check=True)
+        subprocess.run([os.path.join(REHEARSAL, "artifacts.py"), folder], check=True, stdout=subprocess.DEVNULL)
+        self.recipe = ["--distro", "debian12", "--stack", "rehearsal", "--stack-file", f"{folder}/stack.toml",
+                       "--mirror", "http://mirror.rehearsal.test"]
+        self.build("--plan")  # The binary and the archive's cache are warm for all.
+
+    def timed(self, run):
+        log = f"{self.folder}/log"
+        began, from_here = time.monotonic(), os.path.getsize(log)
+        run()
+        seconds = time.monotonic() - began
+        with open(log, encoding="utf-8", errors="replace") as file:
+            file.seek(from_here)
+            calls = re.findall(r"^call (\S+)", file.read(), re.MULTILINE)
+        return seconds, collections.Counter(calls)
+
+    def run(self, *command, **more):
+        environment = {**os.environ, "XDG_STATE_HOME": f"{self.folder}/state", "XDG_CACHE_HOME": f"{self.folder}/cache"}
+        ran = subprocess.run([CLOUD, "run", self.folder, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             text=True, env={**environment, **more.pop("env", {})}, **more)
+        return ran.returncode, ran.stdout
+
+    def build(self, *flags):
+        code, said = self.run(self.binary, "build", *self.recipe, "--region", "us-east-1", "--ssh-cidr", CIDR, *flags)
+        if code:
+            sys.exit(f"efa-gen build {flags}: {code}\n{said}")
+
+    def ec2(self, call, **arguments):
+        ran = subprocess.run([CLOUD, "ec2", self.folder, call, json.dumps(arguments)], check=True, stdout=subprocess.PIPE)
+        return json.loads(ran.stdout)
+
+    def until(self, ready):
+        while not (found := ready()):
+            time.sleep(0.1)
+        return found
+
+
+def by_packer(cloud, packer, folder):
+    out = os.path.join(folder, "packer")
+    subprocess.run([cloud.binary, "render", *cloud.recipe, "--format", "all", "--out", out], check=True, stderr=subprocess.DEVNULL)
+    home = os.path.join(os.path.dirname(packer), "home")
+    code, said = cloud.run(packer, "build", "-var", f'ssh_cidrs=["{CIDR}"]', ".", cwd=out,
+                           env={"HOME": home, "CHECKPOINT_DISABLE": "1"})
+    if code:
+        sys.exit(f"packer: {code}\n{said}")
+
+
+def ideal(cloud):
+    """The same work, each step begun at once."""
+    images = cloud.ec2("describe_images", Owners=["136693071363"], Filters=[{"Name": "name", "Values": ["debian-12-amd64-*"]}])
+    base = max(images["Images"], key=lambda image: image["CreationDate"])
+    machine = cloud.ec2("run_instances", ImageId=base["ImageId"], InstanceType="c5.4xlarge", MinCount=1, MaxCount=1,
+                        KeyName="rehearsal", MetadataOptions={"HttpTokens": "required"})["Instances"][0]["InstanceId"]
+
+    def seen():
+        return cloud.ec2("describe_instances", InstanceIds=[machine])["Reservations"][0]["Instances"][0]
+
+    address = cloud.until(lambda: seen().get("PrivateIpAddress"))
+    ssh = ["ssh", "-q", "-i", f"{cloud.folder}/key", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+           "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", f"admin@{address}"]
+    cloud.until(lambda: cloud.run(*ssh, "true")[0] == 0)
+    out = f"{cloud.folder}/ideal-{machine}"
+    subprocess.run([cloud.binary, "render", *cloud.recipe, "--format", "script", "--out", out], check=True, stderr=subprocess.DEVNULL)
+    with open(f"{out}/install.sh", encoding="utf-8") as script:
+        code, said = cloud.run(*ssh, "cat >i.sh && sudo install -D i.sh /var/lib/efa-gen/install.sh", stdin=script)
+    for stage in STAGES:
+        code, said = cloud.run(*ssh, f"sudo bash /var/lib/efa-gen/install.sh --stage {stage}")
+        if "rebooting" in said:
+            cloud.until(lambda: cloud.run(*ssh, "sudo bash /var/lib/efa-gen/install.sh --after-reboot")[0] == 0)
+        elif code:
+            sys.exit(f"{stage}: {said}")
+    cloud.ec2("stop_instances", InstanceIds=[machine])
+    cloud.until(lambda: seen()["State"]["Name"] == "stopped")
+    image = cloud.ec2("create_image", InstanceId=machine, Name=f"ideal-{machine}")["ImageId"]
+    cloud.until(lambda: cloud.ec2("describe_images", ImageIds=[image])["Images"][0]["State"] == "available")
+    cloud.ec2("terminate_instances", InstanceIds=[machine])
+    cloud.until(lambda: seen()["State"]["Name"] == "terminated")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+//! The ways of a build that are not the default: how the builder is reached, who drives it, what becomes of it when it
+//! fails, and the gate before the image is published.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::account::{Account, tag};
+use crate::machine::{Guest, base_image, cloud, ec2, ran, text, wait_for};
+use crate::packer::{Packer, debians, todays};
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn the_host_key_comes_with_the_user_data() {
+    let account = Account::new();
+    account.ready_image();
+    let before = account.things();
+    ran(&mut account.short_build(&[], &["--host-key", "inject", "--name", "injected"])).good();
+    assert!(!account.calls().iter().any(|call| call["action"] == "GetConsoleOutput"), "the console is not asked");
+    account.keeps_no_secret();
+    let run = account.runs().pop().expect("a run");
+    let image = text(&account.images_of(&run)[0]["ImageId"]);
+    let copy = json!({"Name": "injected", "SourceImageId": image, "SourceRegion": account.region});
+    let east = Account::in_region("us-east-1");
+    let copy = text(&east.call("copy_image", &copy)["ImageId"]);
+    east.wait_for_image(&copy);
+    let guest = Guest::launch(&copy, "");
+    let said = guest.root("grep -c ' efa-gen$' /etc/ssh/ssh_host_ed25519_key.pub");
+    assert_eq!(said.text.trim(), "0", "the injected host key is the builder's alone: {}", said.text);
+    drop(guest);
+    east.call("deregister_image", &json!({"ImageId": copy}));
+    account.published_then_removed(&run, &before);
+}
+
+/// The AWS CLI and its plugin are a program that carries bytes: here it carries them to the instance's address.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn the_connection_goes_through_session_manager() {
+    let account = Account::new();
+    let base = account.ready_image();
+    let before = account.things();
+    let bin = account.file("bin");
+    fs::create_dir_all(&bin).expect("a folder can be made");
+    let text = format!(
+        "#!/bin/sh\n[ \"$1 $2 $3 $4 $5\" = 'ssm start-session --region {} --target' ] || exit 2\n\
+         [ \"$7 $8 $9\" = '--document-name AWS-StartSSHSession --parameters' ] || exit 2\n\
+         exec python3 {} \"$(cat {}/guests/$6/address)\"\n",
+        account.region,
+        bin.join("carry.py").display(),
+        cloud().display()
+    );
+    fs::write(bin.join("aws"), text).expect("a file can be written");
+    fs::set_permissions(bin.join("aws"), fs::Permissions::from_mode(0o755)).expect("a mode can be set");
+    fs::write(bin.join("carry.py"), CARRY).expect("a file can be written");
+    let stack = cloud().join("stack.toml").display().to_string();
+    let mut command = account.through(
+        &[],
+        &[
+            "build",
+            "--distro",
+            "debian12",
+            "--stack",
+            "rehearsal",
+            "--stack-file",
+            &stack,
+            "--mirror",
+            "http://mirror.rehearsal.test",
+            "--region",
+            account.region,
+            "--source-ami",
+            &base,
+            "--session-manager",
+            "--instance-profile",
+            "rehearsal",
+            "--name",
+            "by-session-manager",
+        ],
+    );
+    let path = std::env::var("PATH").expect("a PATH");
+    ran(command.env("PATH", format!("{}:{path}", bin.display()))).good();
+    let opened = account.calls().iter().any(|call| call["action"] == "AuthorizeSecurityGroupIngress");
+    assert!(!opened, "no port is opened");
+    let run = account.runs().pop().expect("a run");
+    account.published_then_removed(&run, &before);
+}
+
+/// Standard input and output to port 22 of the address and back.
+const CARRY: &str = "\
+import os, socket, sys, threading
+way = socket.create_connection((sys.argv[1].strip(), 22))
+def back():
+    while data := way.recv(65536):
+        os.write(1, data)
+    os._exit(0)
+threading.Thread(target=back, daemon=True).start()
+while data := os.read(0, 65536):
+    way.sendall(data)
+";
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn a_build_that_fails_is_kept_and_goes_on() {
+    let account = Account::new();
+    account.ready_image();
+    let before = account.things();
+    let denied = ["--refuse", "CreateImage=UnauthorizedOperation"];
+    let said = ran(&mut account.short_build(&denied, &["--on-error", "keep", "--name", "kept"]));
+    let said = said.failed(10, &["everything is kept", "--resume", "log in with: ssh -i", "UnauthorizedOperation"]);
+    let run = account.runs().pop().expect("a run");
+    let states: Vec<String> = account.instances_of(&run).into_iter().map(|(_, state)| state).collect();
+    assert_eq!(states, ["stopped"], "{said}");
+    ran(&mut account.resume(&[], &run)).good();
+    assert_eq!(account.instances_of(&run).len(), 1, "the same builder");
+    account.published_then_removed(&run, &before);
+    account.keeps_no_secret();
+}
+
+/// Nobody is there to end it: it ends itself, through a reboot, and nothing of it stays.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn a_builder_that_is_left_alone_ends_itself() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock that is right");
+    let deadline = i64::try_from(now.as_secs()).expect("a time") + 75;
+    let user_data = efa_gen::render::builder::user_data("20260101-000000-abcd", deadline, 600).expect("user-data");
+    let launched = ec2(
+        "run_instances",
+        &json!({"ImageId": base_image(), "InstanceType": "c5.4xlarge", "MinCount": 1, "MaxCount": 1, "KeyName": "rehearsal",
+                "UserData": user_data, "InstanceInitiatedShutdownBehavior": "terminate",
+                "MetadataOptions": {"HttpTokens": "required"}}),
+    );
+    let id = text(&launched["Instances"][0]["InstanceId"]);
+    let state = || {
+        let found = ec2("describe_instances", &json!({"InstanceIds": [id]}));
+        text(&found["Reservations"][0]["Instances"][0]["State"]["Name"])
+    };
+    wait_for("its host keys", 60, || {
+        let console = fs::read(cloud().join("guests").join(&id).join("console")).unwrap_or_default();
+        efa_gen::render::builder::host_keys(&String::from_utf8_lossy(&console), "20260101-000000-abcd")
+    });
+    ec2("reboot_instances", &json!({"InstanceIds": [id]}));
+    std::thread::sleep(std::time::Duration::from_secs(15));
+    assert_eq!(state(), "running", "not before its time");
+    wait_for("its end", 200, || (state() == "terminated").then_some(()));
+}
+
+/// The same image, driven by a real Packer; what it can't do is done by efa-gen.
+fn by_packer(packer: &Packer, account: &Account) {
+    let before = account.things();
+    let bin = account.file("bin");
+    fs::create_dir_all(&bin).expect("a folder can be made");
+    let _ = std::os::unix::fs::symlink(&packer.program, bin.join("packer"));
+    let path = std::env::var("PATH").expect("a PATH");
+    let stack = cloud().join("stack.toml").display().to_string();
+    let mut command = account.efa_gen(&[
+        "build",
+        "--distro",
+        "debian12",
+        "--stack",
+        "rehearsal",
+        "--stack-file",
+        &stack,
+        "--mirror",
+        "http://mirror.rehearsal.test",
+        "--region",
+        account.region,
+        "--ssh-cidr",
+        "10.78.0.1/32",
+        "--driver",
+        "packer",
+        "--protect",
+    ]);
+    command.env("PATH", format!("{}:{path}", bin.display())).env("CHECKPOINT_DISABLE", "1");
+    ran(command.env("HOME", packer.home(&account.file("home")))).good();
+    let run = account.runs().pop().expect("a run");
+    let images = account.images_of(&run);
+    assert_eq!(images.len(), 1, "{images:?}");
+    assert_eq!(tag(&images[0], "efa-gen:state"), "published");
+    assert!(text(&images[0]["DeregistrationProtection"]).starts_with("enabled"), "{}", images[0]);
+    let image = text(&images[0]["ImageId"]);
+    account.remove_image(&image, &["--unprotect"]).good();
+    crate::machine::assert_same(&before, &account.things());
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn debians_packer_drives_a_build() {
+    by_packer(&debians(), &Account::in_region("us-east-1"));
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn todays_packer_drives_a_build() {
+    by_packer(&todays(), &Account::in_region("eu-west-1"));
+}
+
+/// Two GPUs as far as a script can see: on the bus from the next boot on, and in nvidia-smi's words.
+const STAND_IN: &str = r#"#!/bin/sh
+set -e
+cat >/usr/local/sbin/two-gpus <<'TEXT'
+#!/bin/sh
+set -e
+mount -t tmpfs tmpfs /sys/bus/pci/devices
+for slot in 1e 1f; do
+  mkdir /sys/bus/pci/devices/0000:00:$slot.0
+  cd /sys/bus/pci/devices/0000:00:$slot.0
+  echo 0x10de >vendor
+  echo 0x20b0 >device
+  echo 0x030200 >class
+done
+TEXT
+cat >/etc/systemd/system/two-gpus.service <<'TEXT'
+[Unit]
+Before=ssh.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /usr/local/sbin/two-gpus
+[Install]
+WantedBy=multi-user.target
+TEXT
+systemctl enable two-gpus.service
+cat >/usr/bin/nvidia-smi <<'TEXT'
+#!/bin/sh
+echo 580.159.04
+echo 580.159.04
+TEXT
+mkdir -p /opt/amazon/openmpi/bin
+cat >/opt/amazon/openmpi/bin/mpirun <<'TEXT'
+#!/bin/sh
+cat /opt/nccl.log
+TEXT
+chmod 0755 /usr/bin/nvidia-smi /opt/amazon/openmpi/bin/mpirun
+cat >/opt/nccl.log <<'TEXT'
+THE LOG
+TEXT
+"#;
+
+/// A machine that says it has two GPUs and whose mpirun prints this log: what the gate judges.
+fn stand_in(account: &Account, log: &str) -> String {
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/nccl/");
+    let log = fs::read_to_string(format!("{fixture}{log}")).expect("the fixture");
+    let script = STAND_IN.replace("THE LOG", log.trim_end());
+    let path = account.file("stand-in.sh");
+    fs::write(&path, script).expect("a file can be written");
+    path.display().to_string()
+}
+
+fn gated(account: &Account, log: &str) -> crate::machine::Ran {
+    let script = stand_in(account, log);
+    let more = ["--gate", "p4d.24xlarge", "--extra-script", &script, "--no-encrypt", "--share", "111122223333"];
+    ran(&mut account.build(&[], &more))
+}
+
+fn shared_with(account: &Account, image: &Value) -> Value {
+    let asked = json!({"ImageId": image["ImageId"], "Attribute": "launchPermission"});
+    account.call("describe_image_attribute", &asked)["LaunchPermissions"].clone()
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn an_image_that_passes_its_gate_is_published() {
+    let account = Account::new();
+    let before = account.things();
+    let said = gated(&account, "one-host-efa.log").good();
+    assert!(said.contains("EFA-GEN VERDICT: PASS on one host"), "{said}");
+    let run = account.runs().pop().expect("a run");
+    let images = account.images_of(&run);
+    assert_eq!(tag(&images[0], "efa-gen:verdict"), "passed");
+    assert_eq!(shared_with(&account, &images[0]), json!([{"UserId": "111122223333"}]));
+    assert_eq!(account.instances_of(&run).len(), 2, "a builder and a machine to test the image on");
+    account.published_then_removed(&run, &before);
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn an_image_that_fails_its_gate_is_tagged_and_shared_with_nobody() {
+    let account = Account::new();
+    let before = account.things();
+    gated(&account, "ar-v2.19.6-ofi-tcp.log")
+        .failed(7, &["did not pass its gate", "EFA-GEN VERDICT: FAIL: libfabric provider tcp instead of efa", "hint:"]);
+    let run = account.runs().pop().expect("a run");
+    let images = account.images_of(&run);
+    assert_eq!(tag(&images[0], "efa-gen:verdict"), "failed");
+    assert_ne!(tag(&images[0], "efa-gen:state"), "published");
+    assert_eq!(shared_with(&account, &images[0]), json!([]));
+    account.remove_image(&text(&images[0]["ImageId"]), &[]).good();
+    crate::machine::assert_same(&before, &account.things());
+}
