@@ -237,8 +237,7 @@ fn packer_makes_the_image_and_efa_gen_publishes_it() {
         assert_eq!(given["encrypt"], false);
         assert_eq!(given["ssh_cidrs"][0], "203.0.113.7/32");
         assert_eq!(given["more_tags"]["team"], "a {{\"{{\"}}b}} ${c}", "Go's templates find nothing in it");
-        let said = ran.stderr.contains("Stopping the source instance");
-        assert!(said, "Packer's lines are told: {}", ran.stderr);
+        assert!(ran.stderr.contains("Stopping the source instance"), "Packer's lines are told: {}", ran.stderr);
         assert!(!format!("{given}{}{}", ran.stderr, stage.read("fake/argv")).contains("a-secret"));
 
         assert_eq!(stage.aws.calls("ModifyImageAttribute").len(), 1, "efa-gen shares it");

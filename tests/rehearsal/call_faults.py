@@ -46,9 +46,15 @@ class Call:
         self.same = (self.service, self.region, self.target, body)
 
     def named(self):
-        """The values that name things that are to be there: no filter's, and not the name of what is to be made."""
-        new = ("KeyName",) if self.action in ("ImportKeyPair", "CreateKeyPair") else ()
-        return [value for key, value in self.values if not key.startswith("Filter.") and key not in new]
+        """What this call takes to be there already: the values that are not in a filter, and by name key pairs alone."""
+        ids = [value for key, value in self.values if not key.startswith("Filter.") and "KeyName" not in key]
+        makes = self.action in ("ImportKeyPair", "CreateKeyPair")
+        return ids + [key_name(value) for key, value in self.values if "KeyName" in key and not makes]
+
+
+def key_name(name):
+    """A key pair's name, so that it is not taken for another thing's."""
+    return f"key pair {name}"
 
 
 def parameters(target, body):
@@ -118,7 +124,8 @@ class Late:
         """Notes what the call has made; takes out of a list what is too new for it."""
         status, headers, body = answer
         if status == 200 and call.action in MAKES:
-            names = [value for key, value in call.values if key == "KeyName"] if call.action.endswith("KeyPair") else []
+            pair = call.action.endswith("KeyPair")
+            names = [key_name(value) for key, value in call.values if pair and key == "KeyName"]
             for prefix in MAKES[call.action]:
                 ids = re.findall(rf"\b{prefix}-[0-9a-f]{{17}}\b", body.decode("utf-8", "replace"))
                 for one in set(ids) | set(names):

@@ -131,6 +131,11 @@ class Calls(unittest.TestCase):
             self.assertIn("i-old", line)
         self.assertIn(ID, self.run_client("--late", "0", calls=calls)[1][1])
 
+    def test_late_names(self):
+        calls = ("ImportKeyPair&KeyName=a", "CreateSecurityGroup&GroupName=a", "RunInstances&KeyName=a", "ImportKeyPair&KeyName=a")
+        said = self.run_client("--late", "20", calls=calls)[1]
+        self.assertEqual(["InvalidKeyPair.NotFound" in line for line in said], [False, False, True, False])
+
     def test_the_commands_own_end(self):
         for words, code in (("exit 3", 3), ("kill -TERM $$", 143)):
             process = self.start(command=["sh", "-c", words])

@@ -86,6 +86,7 @@ class RehearsalEc2(Launches, Instances, Images, PlacementGroups, SecurityGroupRu
         try:
             with self.cloud.lock:
                 self.cloud.settle()
+                print("call", self._get_action() + ("?dry" if self._get_param("DryRun") else ""), flush=True)
                 self._dry_run_for_those_that_ignore_it()
                 return self._numbered(*super().call_action())
         except DryRunClientError as error:

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::cost;
 use super::preflight::Ready;
-use crate::cli::cloud::{BuildArgs, HostKey};
+use crate::cli::cloud::{BuildArgs, Driver, HostKey};
 use crate::commands::build::Outcome;
 
 /// One build in the summary.
@@ -145,7 +145,7 @@ fn planned(
     if let Some(existing) = &ready.existing {
         line("", &format!("{} is there already: nothing would be built without --force", existing.id));
     }
-    let dollars = estimate.dollars.map_or("no price known".to_owned(), |dollars| format!("about ${dollars:.2}"));
+    let dollars = estimate.dollars.map_or("no price known".to_owned(), |dollars| format!("up to ${dollars:.2}"));
     line("time and cost", &format!("{} to {} min, {dollars}", estimate.minutes.0, estimate.minutes.1));
     line("", &estimate.basis);
     text.push_str("\nCalls to come, after those of this preflight, which made nothing:\n\n");
@@ -157,6 +157,19 @@ fn planned(
 
 /// Every call that changes something, in order.
 fn calls(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec<(String, String)> {
+    let mut calls = match args.driver {
+        Driver::Native => calls_of_the_builder(args, plan, ready),
+        Driver::Packer => vec![("packer build".to_owned(), "its own calls: builder, stages, image".to_owned())],
+    };
+    calls.extend(calls_of_the_publication(args, plan, ready));
+    if args.driver == Driver::Native {
+        calls.push(("ec2:TerminateInstances".to_owned(), "the builder".to_owned()));
+        calls.push(("ec2:DeleteKeyPair, DeleteSecurityGroup".to_owned(), "of this run".to_owned()));
+    }
+    calls
+}
+
+fn calls_of_the_builder(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec<(String, String)> {
     let mut calls: Vec<(String, String)> = Vec::new();
     let mut add = |call: &str, what: String| calls.push((call.to_owned(), what));
     add("ec2:ImportKeyPair", "login key of this run".into());
@@ -177,6 +190,12 @@ fn calls(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec<(String, String)> 
     }
     add("ec2:StopInstances", "the builder".into());
     add("ec2:CreateImage", ready.name.clone());
+    calls
+}
+
+fn calls_of_the_publication(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec<(String, String)> {
+    let mut calls: Vec<(String, String)> = Vec::new();
+    let mut add = |call: &str, what: String| calls.push((call.to_owned(), what));
     if plan.base.imdsv2 {
         add("ec2:ModifyImageAttribute", "IMDSv2 alone, for every instance of the image".into());
     }
@@ -200,7 +219,5 @@ fn calls(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec<(String, String)> 
         add("ssm:PutParameter", name.clone());
     }
     add("ec2:CreateTags", "the image is published".into());
-    add("ec2:TerminateInstances", "the builder".into());
-    add("ec2:DeleteKeyPair, DeleteSecurityGroup", "of this run".into());
     calls
 }

@@ -17,7 +17,7 @@ use super::{fetch, list, recipe, render as render_command};
 use crate::build::preflight::{Preflight, Ready};
 use crate::build::problem;
 use crate::build::run::{self, Folder, Record};
-use crate::build::{Build, Built, describe, packer, publish, sweep};
+use crate::build::{Build, Built, describe, packer, publish, sweep, tags};
 use crate::cli::OutputArg;
 use crate::cli::cloud::{BuildArgs, Driver, OnError};
 use crate::ec2::Aws;
@@ -127,7 +127,10 @@ async fn one(order: &Order, talk: &Talk, mut stop: watch::Receiver<u32>) -> Resu
     if args.plan {
         return Ok(Outcome::Planned(Box::new(ready)));
     }
-    if ready.existing.is_some() {
+    if let Some(image) = &ready.existing {
+        // What was asked for besides may have come later, or a crash before it.
+        let run = image.tags.get(tags::RUN).map_or("", String::as_str);
+        publish::publish(&aws, image, &args.publish, run, talk).await?;
         return Ok(Outcome::Found(Box::new(ready)));
     }
     verify_installer(order, talk).await?;

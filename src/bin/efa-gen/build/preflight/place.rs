@@ -5,7 +5,7 @@ use efa_gen::error::Class;
 
 use super::{Machine, Preflight};
 use crate::build::problem::Problem;
-use crate::cli::cloud::HostKey;
+use crate::cli::cloud::{Driver, HostKey};
 use crate::download::Downloader;
 use crate::ec2::model::Subnet;
 
@@ -54,7 +54,7 @@ impl Preflight<'_> {
         if self.args.builder.spot && !info.spot {
             self.add(Problem::new(format!("{kind} can't be had as spot"), "leave out --spot"));
         }
-        if !info.nitro && self.args.reach.host_key == HostKey::Console {
+        if !info.nitro && self.args.reach.host_key == HostKey::Console && self.args.driver == Driver::Native {
             let what = format!("the console of {kind} can't be read while it runs");
             self.add(Problem::new(what, "choose a type of the Nitro system, or --host-key inject"));
         }
