@@ -8,7 +8,7 @@ use std::io::Read;
 
 use base64::Engine;
 use efa_gen::plan::{Plan, When};
-use efa_gen::render::{self, Format, PackerGrammar};
+use efa_gen::render::{self, Format, PackerGrammar, builder};
 use support::{catalog, default_plan, in_repository};
 
 /// Every file that is rendered for a plan, and the plan itself, by name.
@@ -46,9 +46,39 @@ fn every_distribution_and_format() {
     }
 }
 
+/// What a builder of `efa-gen build` is told, and how what it prints is read again.
+#[test]
+fn a_builders_user_data() {
+    let run = "20261122-171500-ab12";
+    let text = builder::user_data(run, 1_795_000_000, 14_400).expect("it can be rendered");
+    insta::with_settings!({
+        snapshot_path => in_repository("snapshots/builder"),
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, { insta::assert_snapshot!("user-data.sh", text) });
+
+    let marks: Vec<&str> =
+        text.lines().filter_map(|line| line.trim().strip_prefix("echo \"")?.strip_suffix('"')).collect();
+    let [begin, end] = marks[..] else { panic!("{marks:?}") };
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMw";
+    let whole = format!("boot\r\n{begin}\r\n{key} root@ip\r\n[    7.1] a line of the kernel's\r\n{end}\r\n");
+    assert_eq!(builder::host_keys(&whole, run), Some(vec![key.to_owned()]));
+    for bad in [
+        whole.replace(key, ""),
+        whole.replace(end, ""),
+        whole.replace(begin, ""),
+        whole.replace("AAAAC3", "ZZZZC3"),
+        whole.replace(run, "20261122-171500-ab13"),
+        whole.replace(key, "ssh-dss AAAAB3NzaC1kc3MAAACBAJ"),
+        String::new(),
+    ] {
+        assert_eq!(builder::host_keys(&bad, run), None, "{bad}");
+    }
+}
+
 #[test]
 fn no_snapshot_is_an_orphan() {
-    let mut expected = BTreeSet::new();
+    let mut expected = BTreeSet::from(["builder/user-data.sh.snap".to_owned()]);
     for distribution in &catalog().distributions {
         for (name, _) in product(&default_plan(&distribution.id)) {
             expected.insert(format!("{}/{name}.snap", distribution.id));

@@ -13,10 +13,10 @@
   shutdown -h now
 ) </dev/null >/dev/null 2>&1 &
 
-# The public halves of the host keys, once cloud-init has made them: the console is read over the authenticated API, so
+# The public halves of the host keys, once cloud-init has made them all: the console is read over the authenticated API, so
 # that the first connection already knows whom it speaks with.
 (
-  until [ -e /var/lib/cloud/instance/sem/config_ssh ]; do sleep 1; done
+  until [ -e /var/lib/cloud/instance/boot-finished ]; do sleep 1; done
   {
     echo
     echo "<~ keys_begin ~>"

@@ -14,6 +14,7 @@ type Cut = (&'static str, String);
 
 /// What an undisturbed build calls; it is removed again.
 fn undisturbed(account: &Account) -> Vec<Value> {
+    account.ready_image();
     let before = account.things();
     ran(&mut account.short_build(&[], &["--name", "undisturbed"])).good();
     let calls = account.calls();
@@ -43,6 +44,7 @@ fn cuts(calls: &[Value]) -> Vec<Cut> {
 /// Kills a build there; one sweep then leaves nothing of it. A build that had ended by then, or whose image is published,
 /// has nothing to be swept, so its image is removed as an image is.
 fn cut_and_swept(account: &Account, (option, at): &Cut) {
+    account.ready_image();
     let before = account.things();
     let known = account.runs();
     let killed = ran(&mut account.short_build(&[option, at], &["--name", "cut"]));

@@ -145,7 +145,10 @@ fn somebody_ends_the_builder() {
         || {
             let running = started(&account, &mut account.build(&[], &[]), "/11]");
             account.call("terminate_instances", &json!({"InstanceIds": [running.instance]}));
-            ended(running)
+            let since = std::time::Instant::now();
+            let said = ended(running);
+            assert!(since.elapsed().as_secs() < 180, "it was noticed after {} s", since.elapsed().as_secs());
+            said
         },
         10,
         &["builder i-"],

@@ -40,6 +40,7 @@ fn the_connection_goes_through_session_manager() {
     let account = Account::new();
     let base = account.ready_image();
     let before = account.things();
+    account.call("iam.create_instance_profile", &json!({"InstanceProfileName": "rehearsal"}));
     let bin = account.file("bin");
     fs::create_dir_all(&bin).expect("a folder can be made");
     let text = format!(
@@ -185,13 +186,13 @@ fn by_packer(packer: &Packer, account: &Account) {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn debians_packer_drives_a_build() {
-    by_packer(&debians(), &Account::in_region("us-east-1"));
+    by_packer(&debians(), &Account::in_region("eu-west-3"));
 }
 
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn todays_packer_drives_a_build() {
-    by_packer(&todays(), &Account::in_region("eu-west-1"));
+    by_packer(&todays(), &Account::in_region("eu-north-1"));
 }
 
 /// Two GPUs as far as a script can see: on the bus from the next boot on, and in nvidia-smi's words.
@@ -247,7 +248,7 @@ fn stand_in(account: &Account, log: &str) -> String {
 
 fn gated(account: &Account, log: &str) -> crate::machine::Ran {
     let script = stand_in(account, log);
-    let more = ["--gate", "p4d.24xlarge", "--extra-script", &script, "--no-encrypt", "--share", "111122223333"];
+    let more = ["--gate", "g4dn.8xlarge", "--extra-script", &script, "--no-encrypt", "--share", "111122223333"];
     ran(&mut account.build(&[], &more))
 }
 
@@ -259,7 +260,7 @@ fn shared_with(account: &Account, image: &Value) -> Value {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn an_image_that_passes_its_gate_is_published() {
-    let account = Account::new();
+    let account = Account::in_region("me-south-1");
     let before = account.things();
     let said = gated(&account, "one-host-efa.log").good();
     assert!(said.contains("EFA-GEN VERDICT: PASS on one host"), "{said}");
@@ -274,7 +275,7 @@ fn an_image_that_passes_its_gate_is_published() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn an_image_that_fails_its_gate_is_tagged_and_shared_with_nobody() {
-    let account = Account::new();
+    let account = Account::in_region("ap-northeast-3");
     let before = account.things();
     gated(&account, "ar-v2.19.6-ofi-tcp.log")
         .failed(7, &["did not pass its gate", "EFA-GEN VERDICT: FAIL: libfabric provider tcp instead of efa", "hint:"]);

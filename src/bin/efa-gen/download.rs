@@ -9,6 +9,7 @@ use std::time::Duration;
 use efa_gen::error::{Class, Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use ureq::http::{HeaderMap, Response};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 use crate::part::Part;
@@ -42,6 +43,17 @@ impl From<Error> for Fault {
     }
 }
 
+/// Whom TLS believes: Mozilla's list, or whatever the user says by SSL_CERT_FILE or SSL_CERT_DIR. What is downloaded is
+/// judged by signature and digest either way.
+fn roots() -> RootCerts {
+    let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| std::env::var_os(name).is_some());
+    if !named {
+        return RootCerts::WebPki;
+    }
+    let own = rustls_native_certs::load_native_certs().certs;
+    own.iter().map(|certificate| Certificate::from_der(certificate.as_ref()).to_owned()).collect::<Vec<_>>().into()
+}
+
 /// Downloads files; keeps its connections.
 pub struct Downloader {
     agent: Agent,
@@ -58,6 +70,7 @@ impl Downloader {
             // A connection that gives nothing for so long is dead; a slow one may take its time.
             .timeout_per_read(Some(Duration::from_secs(60)))
             .user_agent(concat!("efa-gen/", env!("CARGO_PKG_VERSION")))
+            .tls_config(TlsConfig::builder().root_certs(roots()).build())
             .build();
         Downloader { agent: config.new_agent() }
     }

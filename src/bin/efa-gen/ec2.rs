@@ -6,12 +6,16 @@ pub mod refusal;
 
 use std::time::Duration;
 
+use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_ec2::client::Waiters;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::operation::RequestId;
+use aws_sdk_ec2::operation::run_instances::RunInstancesError;
 use aws_sdk_ec2::types as sdk;
 use aws_smithy_http_client::tls;
+use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
+use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryAction, RetryClassifierPriority};
 use base64::Engine as _;
 
 use model::{Identity, Image, Instance, Kind, Launch, Subnet, Tags, Thing, TypeInfo};
@@ -51,7 +55,9 @@ impl Aws {
             loader = loader.region(Region::new(region.to_owned()));
         }
         if let Some(profile) = profile {
-            loader = loader.profile_name(profile);
+            // A profile that is named wins over the environment, as with the AWS CLI.
+            let credentials = ProfileFileCredentialsProvider::builder().profile_name(profile).build();
+            loader = loader.profile_name(profile).credentials_provider(credentials);
         }
         let config = loader.load().await;
         match config.region() {
@@ -67,7 +73,8 @@ impl Aws {
 
     fn of(config: &SdkConfig, region: String) -> Self {
         let config = config.to_builder().region(Region::new(region.clone())).build();
-        Aws { ec2: aws_sdk_ec2::Client::new(&config), ssm: aws_sdk_ssm::Client::new(&config), config, region }
+        let ec2 = aws_sdk_ec2::config::Builder::from(&config).retry_classifier(NoRoom).build();
+        Aws { ec2: aws_sdk_ec2::Client::from_conf(ec2), ssm: aws_sdk_ssm::Client::new(&config), config, region }
     }
 
     pub async fn identity(&self) -> Answer<Identity> {
@@ -533,6 +540,29 @@ impl Aws {
             Err(error) if error.is_not_found() => Ok(false),
             other => other.map(|()| true),
         }
+    }
+}
+
+/// EC2 answers "no capacity" with HTTP 500, which the SDK would try again for minutes; the next zone is the better try.
+#[derive(Debug)]
+struct NoRoom;
+
+impl ClassifyRetry for NoRoom {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let error =
+            context.output_or_error().and_then(|result| result.err()).and_then(|error| error.as_operation_error());
+        match error.and_then(|error| error.downcast_ref::<RunInstancesError>()).and_then(|error| error.code()) {
+            Some("InsufficientInstanceCapacity") => RetryAction::RetryForbidden,
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "no room in this zone"
+    }
+
+    fn priority(&self) -> RetryClassifierPriority {
+        RetryClassifierPriority::run_after(RetryClassifierPriority::transient_error_classifier())
     }
 }
 

@@ -98,8 +98,10 @@ class RehearsalEc2(Launches, Instances, Images, PlacementGroups, SecurityGroupRu
             return self._refuse(refusal("InternalError", f"The rehearsal's EC2 failed: {error!r}"), 500)
 
     def _dry_run_for_those_that_ignore_it(self):
-        method = getattr(type(self), camelcase_to_underscores(self._get_action()), None)
-        if method and self._get_param("DryRun") and "error_on_dryrun" not in method.__code__.co_names:
+        name = camelcase_to_underscores(self._get_action())
+        # Where a client token is looked at first, the action itself is in a method of its own.
+        methods = [method for method in (getattr(type(self), n, None) for n in (name, "_" + name)) if method]
+        if methods and self._get_param("DryRun") and not any("error_on_dryrun" in m.__code__.co_names for m in methods):
             raise DryRunClientError()
 
     def _refuse(self, error, status=400):

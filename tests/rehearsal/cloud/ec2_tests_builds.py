@@ -41,6 +41,14 @@ class Account(Ec2Test):
         console(InstanceId=old)
         console(InstanceId=self.run_one()["InstanceId"], Latest=True)
 
+    def test_a_dry_run_checks_what_the_real_one_checks(self):
+        self.refused("InvalidKeyPair.NotFound", self.run_one, KeyName="nobody's", DryRun=True)
+        self.refused("InvalidParameterValue", self.run_one, IamInstanceProfile={"Name": "none"}, DryRun=True)
+        copy = {"Name": "copy", "SourceImageId": "ami-0123456789abcdef0", "SourceRegion": "us-east-1"}
+        self.refused("InvalidAMIID.NotFound", self.ec2.copy_image, **copy, DryRun=True)
+        self.would(self.run_one, ClientToken="t")
+        self.run_one(ClientToken="t")
+
     def test_parameters_of_our_own(self):
         ssm = client("ssm")
         put = lambda value, **more: ssm.put_parameter(

@@ -8,7 +8,7 @@ use efa_gen::plan::When;
 use efa_gen::render::builder::sealed_mark;
 
 use super::builder::{gone, run_tags, settled};
-use super::install::{Install, Sealed};
+use super::install::Sealed;
 use super::{Build, publish, tags};
 use crate::ec2::model::{Image, Instance, Kind};
 use crate::ec2::refusal::ApiError;
@@ -59,7 +59,7 @@ impl Build<'_> {
         let Some(stage) = self.plan.stages.iter().find(|stage| stage.run == When::Image) else {
             return Err(Error::new(Class::Bug, "the plan has no stage that seals the image"));
         };
-        let install = Install { guest, plan: self.plan, talk: self.talk };
+        let install = self.install_on(instance, guest);
         match install.seal(stage, &self.folder.run).await? {
             Sealed::Yes => Ok(()),
             Sealed::AskTheConsole => self.wait_until_sealed(instance).await,

@@ -9,6 +9,9 @@ use efa_gen::plan::{LOG_DIR, Plan, STATE_DIR, Stage, Then};
 use efa_gen::render::builder::sealed_mark;
 use sha2::{Digest, Sha256};
 
+use super::builder::gone;
+use crate::ec2::Aws;
+use crate::ec2::model::Instance;
 use crate::events::{Event, Talk};
 use crate::files;
 use crate::ssh::{Ended, Guest};
@@ -27,8 +30,13 @@ const CONNECTIONS: usize = 6;
 /// Lines of a failing stage that its error repeats.
 const LAST_LINES: usize = 12;
 
+/// How long a login is tried between looks at the machine.
+pub const BETWEEN_LOOKS: Duration = Duration::from_secs(20);
+
 /// The install on one machine.
 pub struct Install<'a> {
+    pub aws: &'a Aws,
+    pub instance: &'a Instance,
     pub guest: &'a Guest,
     pub plan: &'a Plan,
     pub talk: &'a Talk,
@@ -77,33 +85,58 @@ impl Install<'_> {
                         .hint("`--resume` goes on with this stage once the network is better"));
                     }
                     self.talk.note(format!("the connection was lost in stage {}: {words}", stage.id));
-                    self.guest.wait_until_up(UP).await?;
+                    self.wait_until_up().await?;
                 }
             }
         }
         if reboots { self.new_boot().await } else { Ok(()) }
     }
 
+    /// Waits until a login succeeds, and looks meanwhile whether the machine is still there.
+    pub async fn wait_until_up(&self) -> Result<()> {
+        let end = tokio::time::Instant::now() + UP;
+        loop {
+            match self.guest.wait_until_up(BETWEEN_LOOKS).await {
+                Err(error) if error.class() == Class::Io && tokio::time::Instant::now() < end => {
+                    self.must_be_there().await?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Fails if the machine has been ended: that is a better reason than a lost connection.
+    pub async fn must_be_there(&self) -> Result<()> {
+        match self.aws.instance(&self.instance.id).await? {
+            Some(now) if !["pending", "running"].contains(&now.state.as_str()) => Err(gone(&now)),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until the machine runs on a boot that is not the one that was asked to end.
     async fn new_boot(&self) -> Result<()> {
         let end = tokio::time::Instant::now() + UP;
+        let mut look = tokio::time::Instant::now() + BETWEEN_LOOKS;
         let line = format!("sudo /bin/bash {STATE_DIR}/install.sh --after-reboot");
         loop {
             let mut last = Vec::new();
             // Refused connections are what is expected here: they are not shown.
             match self.guest.run(&line, None, |line| last.push(line.to_owned())).await? {
                 Ended::Status(0) => return Ok(()),
-                Ended::Status(code) if code == CHECK => {
+                Ended::Status(CHECK) => {
                     return Err(Error::new(Class::Check, "the machine did not reboot").because(last.join("\n")));
                 }
-                _ if tokio::time::Instant::now() > end => {
-                    return Err(Error::new(
-                        Class::Io,
-                        format!("the machine did not come back within {} min", UP.as_secs() / 60),
-                    )
-                    .hint("its console says how far it came; it is kept in the run's folder"));
-                }
                 _ => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+            let now = tokio::time::Instant::now();
+            if now > look {
+                self.must_be_there().await?;
+                look = now + BETWEEN_LOOKS;
+            }
+            if now > end {
+                let message = format!("the machine did not come back within {} min", UP.as_secs() / 60);
+                return Err(Error::new(Class::Io, message)
+                    .hint("its console says how far it came; it is kept in the run's folder"));
             }
         }
     }

@@ -32,9 +32,6 @@ use crate::ssh::Guest;
 /// A shutdown of its own is all that a builder needs to end.
 const ENDS: Duration = Duration::from_secs(15 * 60);
 
-/// How long a login is tried between looks at the machine.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(20);
-
 /// One run: what it is to make, with what, and where it writes down how far it is.
 pub struct Build<'a> {
     pub aws: &'a Aws,
@@ -98,7 +95,7 @@ impl Build<'_> {
         if self.log_in(instance, guest).await? {
             return Ok(true);
         }
-        let install = Install { guest, plan: self.plan, talk: self.talk };
+        let install = self.install_on(instance, guest);
         install.upload(self.script).await?;
         for stage in &self.plan.stages {
             let here = match stage.run {
@@ -107,7 +104,7 @@ impl Build<'_> {
                 When::Image => false,
             };
             if here && let Err(error) = install.stage(stage).await {
-                return Err(self.ended_or(instance, error).await);
+                return Err(self.ended_or(instance, guest, error).await);
             }
         }
         Ok(false)
@@ -115,24 +112,24 @@ impl Build<'_> {
 
     /// Waits until a login succeeds. True if none ever will again, because a process before this one has sealed the machine.
     async fn log_in(&self, instance: &Instance, guest: &Guest) -> Result<bool> {
-        let end = tokio::time::Instant::now() + install::UP;
-        loop {
-            match guest.wait_until_up(BETWEEN_LOOKS).await {
-                Ok(()) => return Ok(false),
-                Err(error) if error.class() == Class::Refused => return Err(error),
-                Err(_) if self.resumed && self.is_sealed(instance).await? => return Ok(true),
-                Err(error) => match self.ended_or(instance, error).await {
-                    error if error.class() == Class::Cloud || tokio::time::Instant::now() > end => return Err(error),
-                    _ => {}
-                },
-            }
+        if self.resumed
+            && guest.wait_until_up(install::BETWEEN_LOOKS).await.is_err()
+            && self.is_sealed(instance).await?
+        {
+            return Ok(true);
         }
+        self.install_on(instance, guest).wait_until_up().await?;
+        Ok(false)
     }
 
-    /// A machine that somebody ended is a better reason than a lost connection.
-    async fn ended_or(&self, instance: &Instance, error: Error) -> Error {
-        match self.aws.instance(&instance.id).await {
-            Ok(Some(now)) if !["pending", "running"].contains(&now.state.as_str()) => builder::gone(&now),
+    fn install_on<'b>(&'b self, instance: &'b Instance, guest: &'b Guest) -> Install<'b> {
+        Install { aws: self.aws, instance, guest, plan: self.plan, talk: self.talk }
+    }
+
+    /// A machine that somebody ended is a better reason than whatever failed on it.
+    async fn ended_or(&self, instance: &Instance, guest: &Guest, error: Error) -> Error {
+        match self.install_on(instance, guest).must_be_there().await {
+            Err(gone) if gone.class() == Class::Cloud => gone,
             _ => error,
         }
     }
@@ -140,7 +137,7 @@ impl Build<'_> {
     /// Fetches what tells why, before anything is removed.
     async fn with_logs(&self, instance: &Instance, guest: &Guest, error: Error) -> Error {
         if error.class() != Class::Cloud {
-            Install { guest, plan: self.plan, talk: self.talk }.fetch_log(&self.folder.path).await;
+            self.install_on(instance, guest).fetch_log(&self.folder.path).await;
         }
         match self.aws.console(&instance.id).await {
             Ok(console) => {
@@ -183,8 +180,8 @@ impl Build<'_> {
         }
         self.talk.step("Test the image on a machine of its type");
         let (instance, guest) = self.machine(Role::Gate, &image.id).await?;
-        guest.wait_until_up(install::UP).await?;
-        let install = Install { guest: &guest, plan: self.plan, talk: self.talk };
+        let install = self.install_on(&instance, &guest);
+        install.wait_until_up().await?;
         let mut verdict = Ok(());
         for stage in self.plan.stages.iter().filter(|stage| stage.run == When::Target) {
             verdict = install.stage(stage).await;

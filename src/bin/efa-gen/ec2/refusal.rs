@@ -100,7 +100,7 @@ impl From<ApiError> for Error {
 }
 
 /// Codes of EC2's list of error codes, STS's and SSM's, and what to do.
-const HINTS: [(&[&str], &str); 18] = [
+const HINTS: [(&[&str], &str); 19] = [
     (
         &["NoCredentials"],
         "log in first: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws sso login`",
@@ -120,6 +120,10 @@ const HINTS: [(&[&str], &str); 18] = [
     ),
     (&["NoRegion"], "give --region, or set AWS_REGION, or a region in the profile"),
     (&["NoAnswer"], "is the region's name right, and does this machine reach the Internet or its proxy (HTTPS_PROXY)?"),
+    (
+        &["ImageFailed"],
+        "build again; a KMS key that the builder's root volume or the image can't use is the usual reason",
+    ),
     (
         &["InsufficientInstanceCapacity"],
         "AWS has none of this type to give just now: try again later, another --builder-type, or leave out --subnet so that every zone is tried",

@@ -96,7 +96,10 @@ impl Preflight<'_> {
         let all = subnets.clone();
         subnets.retain(|subnet| zones.contains(&subnet.zone));
         if let (true, Some(subnet)) = (subnets.is_empty(), all.first()) {
-            let what = format!("zone {} of subnet {} does not have {kind}", subnet.zone, subnet.id);
+            let what = match &self.args.builder.subnet {
+                Some(id) => format!("zone {} of subnet {id} does not have {kind}", subnet.zone),
+                None => format!("no zone of {} with a default subnet has {kind}", self.aws.region),
+            };
             let have = if zones.is_empty() {
                 "no zone of the region has it now".into()
             } else {
