@@ -22,6 +22,8 @@ pub enum Class {
     Install = 6,
     /// A check of a machine or of an image failed.
     Check = 7,
+    /// Another process is at work on the same thing; the script's own code for it.
+    Locked = 8,
     /// AWS refused a call, or what was made there failed.
     Cloud = 10,
     /// Ended by a signal.

@@ -207,6 +207,10 @@ fn packer_makes_the_image_and_efa_gen_publishes_it() {
         let stage = Stage::new(version, GOOD);
         let flags =
             ["--output", "json", "--tag", "team=a {{b}} ${c}", "--root-gib", "99", "--spot", "--share", "210987654321"];
+        // A named profile wins over the environment.
+        fs::create_dir(stage.path(".aws")).expect("a folder");
+        let work = "[work]\naws_access_key_id = other\naws_secret_access_key = another\n";
+        fs::write(stage.path(".aws/credentials"), work).expect("a file");
         let ran = stage.run(&[&flags[..], &["--name", "my image", "--no-encrypt", "--profile", "work"]].concat());
         assert_eq!(ran.code, 0, "{version}: {}", ran.stderr);
         let row: Value = serde_json::from_str(&ran.stdout).expect("JSON");
@@ -218,7 +222,10 @@ fn packer_makes_the_image_and_efa_gen_publishes_it() {
         let environment = stage.read("fake/env");
         assert!(!environment.contains("PKR_VAR_"), "{environment}");
         assert!(environment.contains("\nAWS_PROFILE=work\n"), "{environment}");
-        assert!(environment.contains("AWS_SECRET_ACCESS_KEY=a-secret"), "credentials are Packer's to find");
+        assert!(
+            !environment.contains("AWS_SECRET_ACCESS_KEY="),
+            "the profile's credentials are Packer's to find: {environment}"
+        );
 
         let template = stage.read("fake/given/image.pkr.hcl");
         assert_eq!(template.contains("required_version = \">= 1.7.0\""), newest);

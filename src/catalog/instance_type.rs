@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bar::Bar;
 use crate::error::{Class, Error, Result};
 
 /// One instance type.
@@ -49,6 +50,7 @@ pub struct Gpu {
 struct Extra {
     gpu: Vec<Gpu>,
     r#type: Vec<TypeExtra>,
+    bar: Vec<Bar>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -63,18 +65,19 @@ struct TypeExtra {
     note: Option<String>,
 }
 
-/// Reads the table of types (tab-separated) and what `instance_types.toml` adds to it.
-pub(crate) fn parse(table: &str, extra: &str) -> Result<Vec<InstanceType>> {
+/// Reads the table of types (tab-separated) and what `instance_types.toml` adds to it: more of some types, and the bars.
+pub(crate) fn parse(table: &str, extra: &str) -> Result<(Vec<InstanceType>, Vec<Bar>)> {
     let wrong = |message: String| Error::new(Class::Bug, format!("instance type data: {message}"));
     let extra: Extra = toml::from_str(extra).map_err(|error| wrong(error.to_string()))?;
     let rows = table.lines().filter(|line| !line.starts_with('#') && !line.starts_with("instance_type\t"));
     let types = rows
         .map(|row| parse_row(row, &extra).ok_or_else(|| wrong(format!("row `{row}`"))))
         .collect::<Result<Vec<_>>>()?;
-    if let Some(stray) = extra.r#type.iter().find(|extra| !types.iter().any(|t| t.name == extra.name)) {
-        return Err(wrong(format!("`{}` is not in the table", stray.name)));
+    let named = extra.r#type.iter().map(|extra| &extra.name).chain(extra.bar.iter().flat_map(|bar| &bar.types));
+    if let Some(stray) = named.into_iter().find(|name| !types.iter().any(|t| t.name == **name)) {
+        return Err(wrong(format!("`{stray}` is not in the table")));
     }
-    Ok(types)
+    Ok((types, extra.bar))
 }
 
 fn parse_row(row: &str, extra: &Extra) -> Option<InstanceType> {

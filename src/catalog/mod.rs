@@ -1,6 +1,7 @@
 //! Owns the facts: distributions, software stacks, the EFA installer's releases, instance types and their prices, all
 //! read from data files. Knows nothing of plans or formats.
 
+pub mod bar;
 pub mod distribution;
 pub mod efa;
 pub mod instance_type;
@@ -13,6 +14,7 @@ use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
 use crate::error::{Class, Error, Result};
+use bar::Bar;
 use distribution::{Distribution, FileContent};
 use instance_type::InstanceType;
 use price::Prices;
@@ -29,6 +31,8 @@ pub struct Catalog {
     pub pins: Pins,
     /// Instance types with EFA, sorted by name.
     pub instance_types: Vec<InstanceType>,
+    /// What bus bandwidth a run of nccl-tests must reach.
+    pub bars: Vec<Bar>,
     /// What instances and disks cost.
     pub prices: Prices,
     pub(crate) init_systems: BTreeMap<String, InitSystem>,
@@ -99,10 +103,10 @@ impl Catalog {
                 return Err(wrong(format!("stack `{missing}` is not in the stack file")));
             }
         }
-        let instance_types =
+        let (instance_types, bars) =
             instance_type::parse(include_str!("efa_instance_types.tsv"), include_str!("instance_types.toml"))?;
         let prices = Prices::parse(include_str!("prices.toml"))?;
-        Ok(Catalog { distributions, pins, instance_types, prices, init_systems })
+        Ok(Catalog { distributions, pins, instance_types, bars, prices, init_systems })
     }
 
     /// The distribution with this id or alias.

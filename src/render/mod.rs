@@ -5,6 +5,7 @@ pub mod builder;
 mod cloud_init;
 mod helpers;
 mod packer;
+pub mod report;
 mod script;
 pub mod shell;
 mod template;

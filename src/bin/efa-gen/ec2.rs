@@ -7,6 +7,7 @@ pub mod refusal;
 use std::time::Duration;
 
 use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_ec2::client::Waiters;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
@@ -42,8 +43,9 @@ impl Aws {
     /// Errors: no region anywhere.
     pub async fn connect(region: Option<&str>, profile: Option<&str>) -> Answer<Self> {
         let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
+        let http = aws_smithy_http_client::Builder::new().tls_provider(ring).build_https();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(aws_smithy_http_client::Builder::new().tls_provider(ring).build_https())
+            .http_client(http.clone())
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(
                 TimeoutConfig::builder()
@@ -56,7 +58,10 @@ impl Aws {
         }
         if let Some(profile) = profile {
             // A profile that is named wins over the environment, as with the AWS CLI.
-            let credentials = ProfileFileCredentialsProvider::builder().profile_name(profile).build();
+            let provider = ProviderConfig::without_region().with_http_client(http);
+            let provider = provider.with_region(region.map(|region| Region::new(region.to_owned())));
+            let credentials =
+                ProfileFileCredentialsProvider::builder().configure(&provider).profile_name(profile).build();
             loader = loader.profile_name(profile).credentials_provider(credentials);
         }
         let config = loader.load().await;
@@ -129,9 +134,9 @@ impl Aws {
         }
     }
 
-    /// Makes an image of a stopped instance; the tags go on it and on its snapshots.
+    /// Makes an image of an instance as it is; the tags go on it and on its snapshots.
     pub async fn create_image(&self, instance: &str, name: &str, about: &str, tags: &Tags) -> Answer<String> {
-        let call = self.ec2.create_image().instance_id(instance).name(name).description(about);
+        let call = self.ec2.create_image().instance_id(instance).name(name).description(about).no_reboot(true);
         let call = call
             .tag_specifications(tagged(sdk::ResourceType::Image, tags))
             .tag_specifications(tagged(sdk::ResourceType::Snapshot, tags));
@@ -150,12 +155,13 @@ impl Aws {
         }
     }
 
-    /// Copies an image into this region with its tags; the same token never makes a second copy.
+    /// Copies an image into this region, with its tags; the same token never makes a second copy.
     pub async fn copy_image(&self, from: &Aws, image: &Image, token: &str, kms_key: Option<&str>) -> Answer<String> {
         let call = self.ec2.copy_image().source_image_id(&image.id).source_region(&from.region).name(&image.name);
-        let call = call.client_token(token).copy_image_tags(true).set_kms_key_id(kms_key.map(str::to_owned));
+        let call = call.client_token(token).set_kms_key_id(kms_key.map(str::to_owned));
         let call = call
             .set_encrypted(kms_key.map(|_| true))
+            .tag_specifications(tagged(sdk::ResourceType::Image, &image.tags))
             .tag_specifications(tagged(sdk::ResourceType::Snapshot, &image.tags));
         Ok(text(call.send().await.map_err(|error| failed("CopyImage", &error))?.image_id))
     }

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Image(cli::cloud::ImageCommand::Rm(args)) => commands::images::rm(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Fetch(args) => commands::fetch::run(&args),
+        Command::Validate(args) => commands::validate::run(&args),
         Command::Distros(args) => commands::list::distros(&args),
         Command::InstanceTypes(args) => commands::list::instance_types(&args),
         Command::Stacks(args) => commands::list::stacks(&args),

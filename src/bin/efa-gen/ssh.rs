@@ -99,12 +99,19 @@ impl Guest {
 
     fn ssh(&self, line: &str, tty: bool) -> Command {
         let mut command = Command::new("ssh");
-        let option = |name: &str, value: &Path| format!("-o{name}={}", value.display());
+        // Quoted, because a home may have blanks in its name; `%` begins a token of ssh's.
+        let option =
+            |name: &str, value: &Path| format!("-o{name}=\"{}\"", value.display().to_string().replace('%', "%%"));
         command.arg(option("UserKnownHostsFile", &self.known_hosts())).arg(option("IdentityFile", &self.key()));
         for setting in [
             "StrictHostKeyChecking=yes",
             "GlobalKnownHostsFile=/dev/null",
             "CheckHostIP=no",
+            // Nobody but this run's file vouches for a host.
+            "IgnoreUnknown=KnownHostsCommand",
+            "KnownHostsCommand=none",
+            "VerifyHostKeyDNS=no",
+            "UpdateHostKeys=no",
             "IdentitiesOnly=yes",
             "IdentityAgent=none",
             "PasswordAuthentication=no",

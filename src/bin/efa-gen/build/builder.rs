@@ -8,6 +8,7 @@ use efa_gen::render::builder as guest;
 
 use super::Build;
 use super::preflight::{self, Machine, Ready};
+use super::run::Tried;
 use super::tags;
 use crate::cli::cloud::HostKey;
 use crate::ec2::Aws;
@@ -87,8 +88,13 @@ impl Build<'_> {
             Some(instance) => instance,
             None => self.make_machine(role, image).await?,
         };
-        let guest = self.reach(&instance).await?;
-        Ok((instance, guest))
+        match self.reach(&instance).await {
+            Ok(guest) => Ok((instance, guest)),
+            Err(error) => {
+                self.keep_console(&instance).await;
+                Err(error)
+            }
+        }
     }
 
     /// The run's instance of this role, if there is one. One that has ended is an error: a run never makes a second one.
@@ -181,14 +187,16 @@ impl Build<'_> {
         let run = self.folder.run.as_str();
         let mut tags = run_tags(self.ready, run);
         tags.insert(tags::ROLE.into(), role.name().into());
-        let user_data = self.user_data()?;
         let machine = role.machine(self.ready).clone();
         let mut full = Vec::new();
-        for (index, subnet) in machine.subnets.iter().enumerate() {
-            if self.record.tried.get(role.name()).is_some_and(|tried| index < *tried) {
-                continue;
-            }
-            self.record.tried.insert(role.name().to_owned(), index);
+        let tried = self.record.tried.get(role.name());
+        let first = tried.and_then(|tried| machine.subnets.iter().position(|subnet| subnet.id == tried.subnet));
+        let deadline = tried.map_or_else(|| self.deadline(), |tried| tried.deadline);
+        let user_data = self.user_data(deadline)?;
+        let until = jiff::Timestamp::from_second(deadline).map(|time| time.to_string()).unwrap_or_default();
+        tags.insert(tags::UNTIL.into(), until);
+        for subnet in machine.subnets.iter().skip(first.unwrap_or(0)) {
+            self.record.tried.insert(role.name().to_owned(), Tried { subnet: subnet.id.clone(), deadline });
             self.folder.keep(self.record)?;
             self.talk.step(format!("Launch a {} in {}", machine.kind, subnet.zone));
             let launch = Launch {
@@ -196,7 +204,7 @@ impl Build<'_> {
                 key: key.to_owned(),
                 group: group.to_owned(),
                 user_data: user_data.clone(),
-                token: format!("{run}-{}-{index}", role.name()),
+                token: format!("{run}-{}-{}", role.name(), subnet.id),
                 tags: tags.clone(),
                 ..preflight::launch(self.args, self.plan, self.ready, &machine, subnet)
             };
@@ -217,12 +225,19 @@ impl Build<'_> {
             .hint("try again later, or with another --builder-type: the builder needs no GPU and no EFA"))
     }
 
-    fn user_data(&self) -> Result<String> {
-        let boothook =
-            guest::user_data(&self.folder.run, self.record.deadline, i64::from(self.args.builder.deadline) * 60)?;
+    /// When a machine that is launched now ends itself, in seconds since 1970.
+    pub fn deadline(&self) -> i64 {
+        jiff::Timestamp::now().as_second() + i64::from(self.args.builder.deadline) * 60
+    }
+
+    fn user_data(&self, deadline: i64) -> Result<String> {
+        let boothook = guest::user_data(&self.folder.run, deadline, i64::from(self.args.builder.deadline) * 60)?;
         match self.args.reach.host_key {
             HostKey::Console => Ok(boothook),
-            HostKey::Inject => self.with_host_key(&boothook),
+            HostKey::Inject => {
+                self.talk.note("whoever may read the instance's user-data can read its host key and play the builder");
+                self.with_host_key(&boothook)
+            }
         }
     }
 

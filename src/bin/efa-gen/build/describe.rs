@@ -71,15 +71,16 @@ pub fn row(args: &BuildArgs, catalog: &Catalog, plan: &Plan, outcome: &Outcome) 
                 row.images.push(image(&ready.region, &there.id));
             }
         }
-        Outcome::Built(ready, run, built) => {
+        Outcome::Built(_, run, built) => {
             row.outcome = "built";
             row.run = Some(run.clone());
-            row.images.push(image(&ready.region, &built.image.id));
             row.images.extend(built.copies.iter().map(|copy| image(&copy.region, &copy.image)));
-            row.text =
-                format!("{}: {} in {} ({})\n", plan.distribution, built.image.id, ready.region, built.image.name);
             for copy in &built.copies {
-                let _ = writeln!(row.text, "{}: {} in {}", plan.distribution, copy.image, copy.region);
+                let _ = writeln!(
+                    row.text,
+                    "{}: {} in {} ({})",
+                    plan.distribution, copy.image, copy.region, built.image.name
+                );
             }
         }
     }
@@ -177,7 +178,7 @@ fn calls_of_the_builder(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec<(St
     if !ready.ssh_cidrs.is_empty() {
         add("ec2:AuthorizeSecurityGroupIngress", format!("port 22 from {}", ready.ssh_cidrs.join(", ")));
     }
-    if ready.builder.info.efa > 0 {
+    if ready.builder.info.efa > 0 || ready.gate.as_ref().is_some_and(|gate| gate.info.efa > 0) {
         add("ec2:AuthorizeSecurityGroupIngress", "all traffic among its members, for EFA".into());
         add("ec2:AuthorizeSecurityGroupEgress", "all traffic among its members, for EFA".into());
     }

@@ -10,7 +10,7 @@ use efa_gen::render::builder::sealed_mark;
 use super::builder::{gone, run_tags, settled};
 use super::install::Sealed;
 use super::{Build, publish, tags};
-use crate::ec2::model::{Image, Instance, Kind};
+use crate::ec2::model::{Image, Instance, Kind, Tags};
 use crate::ec2::refusal::ApiError;
 use crate::ssh::Guest;
 
@@ -36,21 +36,27 @@ impl Build<'_> {
         let image = match self.own_image().await? {
             Some(image) => image.id,
             None => {
-                self.talk.step("Stop the builder");
-                self.aws.stop(&instance.id, STOPS).await?;
+                // A one-time spot instance can't be stopped; what the seal left on its disk was written out.
+                if !self.args.builder.spot {
+                    self.talk.step("Stop the builder");
+                    self.aws.stop(&instance.id, STOPS).await?;
+                }
                 self.create_image(instance).await?
             }
         };
-        self.talk.step(format!("Wait for image {image}; a large disk takes long"));
-        let image = publish::wait_until_believed(self.aws, &image, self.talk).await?;
+        self.believed(&image).await
+    }
+
+    /// Waits for the run's image, and sees to its flags.
+    pub async fn believed(&self, id: &str) -> Result<Image> {
+        let image = publish::wait_until_believed(self.aws, id, self.talk).await?;
         if self.plan.base.imdsv2 && !image.imds_v2 {
-            self.aws.require_imds_v2(&image.id).await?;
+            self.aws.require_imds_v2(id).await?;
         }
         if !image.ena {
-            self.talk.note(format!(
-                "base AMI {} has no ENA flag, and so has {}: EFA types can't be launched from it",
-                self.ready.base.id, image.id
-            ));
+            let base = &self.ready.base.id;
+            self.talk
+                .note(format!("base AMI {base} has no ENA flag, nor has {id}: EFA types can't be launched from it"));
         }
         Ok(image)
     }
@@ -60,10 +66,12 @@ impl Build<'_> {
             return Err(Error::new(Class::Bug, "the plan has no stage that seals the image"));
         };
         let install = self.install_on(instance, guest);
-        match install.seal(stage, &self.folder.run).await? {
-            Sealed::Yes => Ok(()),
-            Sealed::AskTheConsole => self.wait_until_sealed(instance).await,
+        if install.seal(stage, &self.folder.run).await? == Sealed::AskTheConsole {
+            self.wait_until_sealed(instance).await?;
         }
+        // EC2 keeps a stopped machine's console for an hour; a run may go on later.
+        let tags = Tags::from([(tags::STATE.to_owned(), tags::SEALED.to_owned())]);
+        Ok(self.aws.tag(std::slice::from_ref(&instance.id), &tags).await?)
     }
 
     /// Whether the console says that the seal went through; waits for it, because the seal may still be at work.
@@ -83,15 +91,18 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// Whether the console has the seal's mark.
+    /// Whether the builder is tagged as sealed, or its console has the seal's mark.
     pub async fn is_sealed(&self, instance: &Instance) -> Result<bool> {
+        if instance.tags.get(tags::STATE).is_some_and(|state| state == tags::SEALED) {
+            return Ok(true);
+        }
         let console = settled(async || self.aws.console(&instance.id).await).await?;
         Ok(console.contains(&sealed_mark(&self.folder.run)))
     }
 
     async fn create_image(&self, instance: &Instance) -> Result<String> {
         let Some(now) = self.aws.instance(&instance.id).await? else { return Err(gone(instance)) };
-        if now.state != "stopped" {
+        if now.state != "stopped" && !(self.args.builder.spot && now.state == "running") {
             return Err(gone(&now));
         }
         self.talk.step(format!("Make image {}", self.record.name));

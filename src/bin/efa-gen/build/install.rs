@@ -124,7 +124,9 @@ impl Install<'_> {
             match self.guest.run(&line, None, |line| last.push(line.to_owned())).await? {
                 Ended::Status(0) => return Ok(()),
                 Ended::Status(CHECK) => {
-                    return Err(Error::new(Class::Check, "the machine did not reboot").because(last.join("\n")));
+                    return Err(Error::new(Class::Check, "the machine did not reboot")
+                        .because(last.join("\n"))
+                        .hint("its console, in the run's folder, says what kept it"));
                 }
                 _ => tokio::time::sleep(Duration::from_secs(1)).await,
             }
@@ -145,10 +147,10 @@ impl Install<'_> {
     /// console last: its keys removed, the machine can't be asked any more.
     pub async fn seal(&self, stage: &Stage, run: &str) -> Result<Sealed> {
         self.talk.step(self.title(stage));
-        // /dev/shm is memory: nothing of this is in the image.
+        // /dev/shm is memory: nothing of this is in the image. `setsid --wait` is newer than EL 7.
         let line = format!(
-            "sudo setsid --wait /bin/sh -c '/bin/bash {STATE_DIR}/install.sh --stage {} >/dev/shm/efa-gen-seal 2>&1 && sync && \
-             echo \"{}\" >/dev/console; code=$?; cat /dev/shm/efa-gen-seal; exit $code'",
+            "sudo /bin/sh -c 'setsid /bin/sh -c \"/bin/bash {STATE_DIR}/install.sh --stage {} >/dev/shm/efa-gen-seal 2>&1 && \
+             sync && echo {} >/dev/console\" </dev/null >/dev/null 2>&1 & wait $!; code=$?; cat /dev/shm/efa-gen-seal; exit $code'",
             stage.id,
             sealed_mark(run),
         );

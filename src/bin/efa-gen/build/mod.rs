@@ -60,7 +60,7 @@ impl Build<'_> {
             Some(image) if image.state == "failed" => return Err(failed(&image)),
             Some(image) => {
                 self.talk.step(format!("Go on with image {}", image.id));
-                publish::wait_until_believed(self.aws, &image.id, self.talk).await?
+                self.believed(&image.id).await?
             }
             None => self.make_image().await?,
         };
@@ -82,7 +82,7 @@ impl Build<'_> {
         match self.install(&instance, &guest).await {
             Ok(true) => self.image(&instance, None).await,
             Ok(false) => match self.image(&instance, Some(&guest)).await {
-                Err(error) if error.class() == Class::Install => Err(self.with_logs(&instance, &guest, error).await),
+                Err(error) if error.class() != Class::Cloud => Err(self.with_logs(&instance, &guest, error).await),
                 other => other,
             },
             Err(error) => Err(self.with_logs(&instance, &guest, error).await),
@@ -139,6 +139,12 @@ impl Build<'_> {
         if error.class() != Class::Cloud {
             self.install_on(instance, guest).fetch_log(&self.folder.path).await;
         }
+        self.keep_console(instance).await;
+        error
+    }
+
+    /// Keeps the console in the run's folder. Called on the way to an error, so that it only says what it could not do.
+    async fn keep_console(&self, instance: &Instance) {
         match self.aws.console(&instance.id).await {
             Ok(console) => {
                 let path = self.folder.path.join("console.log");
@@ -149,7 +155,6 @@ impl Build<'_> {
             }
             Err(error) => self.talk.note(format!("its console could not be fetched: {error}")),
         }
-        error
     }
 
     /// The builder goes while the image is tested, copied and shared.
@@ -194,8 +199,10 @@ impl Build<'_> {
             Tags::from([(tags::VERDICT.to_owned(), word.to_owned()), (tags::STATE.to_owned(), state.to_owned())]);
         let on: Vec<String> = image.snapshots.iter().chain([&image.id]).cloned().collect();
         match verdict {
-            // A connection that was lost says nothing of the image.
-            Err(error) if error.class() == Class::Io => return Err(error),
+            // A machine that was ended or a connection that was lost says nothing of the image.
+            Err(error) if error.class() != Class::Check => {
+                return Err(self.with_logs(&instance, &guest, error).await);
+            }
             _ => self.aws.tag(&on, &tags).await?,
         }
         if let Err(error) = verdict {

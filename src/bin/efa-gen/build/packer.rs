@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use self::program::{Packer, Version, interrupted, text, version};
 use super::problem::Problem;
-use super::{Build, Built, failed, publish, tags};
+use super::{Build, Built, failed, tags};
 use crate::cli::cloud::{BuildArgs, HostKey, OnError, ReachArgs};
 use crate::ec2::model::{Image, Kind, Tags};
 use crate::files;
@@ -94,11 +94,7 @@ impl Build<'_> {
     }
 
     async fn believe_and_publish(&mut self, id: &str) -> Result<Built> {
-        let image = publish::wait_until_believed(self.aws, id, self.talk).await?;
-        // Packer before 1.8 can't ask for it.
-        if self.plan.base.imdsv2 && !image.imds_v2 {
-            self.aws.require_imds_v2(&image.id).await?;
-        }
+        let image = self.believed(id).await?;
         let copies = self.publish(&image).await?;
         Ok(Built { image, copies })
     }
@@ -153,7 +149,7 @@ impl Build<'_> {
             files::write(&folder.join(file.name), file.text.as_bytes(), mode)?;
         }
         let longest = i64::from(self.args.builder.deadline) * 60;
-        let user_data = guest::user_data(&self.folder.run, self.record.deadline, longest)?;
+        let user_data = guest::user_data(&self.folder.run, self.deadline(), longest)?;
         files::write(&folder.join(USER_DATA), user_data.as_bytes(), 0o644)?;
         let variables = serde_json::to_vec_pretty(&self.variables())
             .map_err(|error| Error::new(Class::Bug, "Packer's variables can't be written").because(error))?;

@@ -276,11 +276,18 @@ impl<'a> Preflight<'a> {
                     && image.tags.get(tags::STATE).map(String::as_str) == Some(tags::PUBLISHED)
                     && !self.args.force =>
             {
+                if self.args.publish.gate.is_some() && image.tags.get(tags::VERDICT).is_none_or(|word| word != "passed")
+                {
+                    let what = format!("{} is there already, and no gate has tested it", image.id);
+                    self.add(Problem::new(what, "--force builds and tests another one"));
+                }
                 Some(image)
             }
             Some(image) => {
                 let run = image.tags.get(tags::RUN);
+                let refused = image.tags.get(tags::STATE).is_some_and(|state| state == tags::REFUSED);
                 let hint = match run {
+                    _ if refused => format!("it did not pass its gate: efa-gen image rm {}, or --force", image.id),
                     Some(run) if !self.args.force => format!(
                         "another run left it unfinished: efa-gen build --resume {run}, or efa-gen sweep --run {run}"
                     ),
@@ -354,6 +361,9 @@ fn own_tags(flags: &[String]) -> Result<Tags> {
         }
         if key.starts_with("aws:") || key.starts_with("efa-gen:") {
             return Err(wrong(flag, "keys that begin with `aws:` or `efa-gen:` are not yours to give"));
+        }
+        if key == "Name" {
+            return Err(wrong(flag, "the name is efa-gen's to give"));
         }
         if !seen.insert(key) {
             return Err(wrong(flag, "this key is given twice"));

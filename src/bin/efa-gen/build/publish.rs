@@ -171,7 +171,10 @@ impl Order {
                 let mut keys = self.args.copy_kms_key.iter().filter_map(|pair| pair.split_once('='));
                 let key = keys.find(|(region, _)| *region == to.region).map(|(_, key)| key);
                 let token = self.token(to, failed.as_ref());
-                let id = to.copy_image(from, &self.source, &token, key).await.map_err(said)?;
+                // Whatever happens to this run next, a sweep must not take the copy for a finished one.
+                let mut unfinished = self.source.clone();
+                unfinished.tags.insert(tags::STATE.into(), tags::BUILDING.into());
+                let id = to.copy_image(from, &unfinished, &token, key).await.map_err(said)?;
                 self.talk.emit(&Event::Made { kind: "image", id: id.clone() });
                 id
             }

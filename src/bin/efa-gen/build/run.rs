@@ -2,7 +2,7 @@
 //! the ledger of what was made. A cache: the tags in the account are the truth. Knows nothing of AWS's calls.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
@@ -14,6 +14,9 @@ use ssh_key::rand_core::{OsRng, RngCore};
 use crate::cli::cloud::BuildArgs;
 use crate::ec2::model::{Kind, Thing};
 use crate::files;
+
+/// The file that a process holds while it is at work on the run.
+const LOCK: &str = "lock";
 
 /// What a run needs to go on after a crash.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,10 +34,16 @@ pub struct Record {
     /// Name of the image to be.
     pub name: String,
     pub ssh_cidrs: Vec<String>,
-    /// Seconds since 1970 at which the builder ends itself.
+    /// By role: how its machine was launched last.
+    pub tried: BTreeMap<String, Tried>,
+}
+
+/// A launch: asked for again with the same values, EC2 answers with the same instance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tried {
+    pub subnet: String,
+    /// Seconds since 1970 at which the machine ends itself.
     pub deadline: i64,
-    /// By role: which of its subnets was tried last. Their order is that of the zones' names.
-    pub tried: BTreeMap<String, usize>,
 }
 
 /// The folder of one run.
@@ -70,7 +79,30 @@ fn runs_folder() -> Result<PathBuf> {
     Ok(state.ok_or_else(none)?.join("efa-gen/runs"))
 }
 
+/// Whether a process of this machine is at work on a run.
+pub fn is_at_work(run: &str) -> bool {
+    let lock = folder_of(run).ok().and_then(|folder| File::open(folder.join(LOCK)).ok());
+    lock.is_some_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 impl Folder {
+    /// Keeps other processes from the run as long as the file is open; a process that is killed lets go of it.
+    ///
+    /// Errors: another process has it.
+    pub fn lock(&self) -> Result<File> {
+        let lock = self.append(LOCK)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(lock),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::new(Class::Locked, format!("another process is at work on run {}", self.run))
+                    .hint("wait for it, or end it: a run is never driven by two"))
+            }
+            Err(TryLockError::Error(error)) => {
+                Err(Error::new(Class::Io, format!("run {} could not be locked", self.run)).because(error))
+            }
+        }
+    }
+
     /// The folder of a new run, for its owner alone.
     pub fn create(run: &str) -> Result<Self> {
         let path = folder_of(run)?;
@@ -150,7 +182,7 @@ impl Folder {
 
     /// A run that ended well leaves its log; the key and whatever else is secret goes.
     pub fn forget_secrets(&self) -> Result<()> {
-        for name in ["key", "host_key", "known_hosts", "login", "run.json", "made.jsonl", "install.sh"] {
+        for name in ["key", "host_key", "known_hosts", "login", LOCK, "run.json", "made.jsonl", "install.sh"] {
             let path = self.path.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -19,6 +19,9 @@ const TERMINATES: Duration = Duration::from_secs(15 * 60);
 /// How long a security group may still be in use by interfaces that are going away.
 const LETS_GO: Duration = Duration::from_secs(120);
 
+/// Before an empty listing after a failure is believed: what was asked for last may not be listed yet.
+const SETTLES: Duration = Duration::from_secs(4);
+
 /// Pause between two tries at something that is still in use.
 const BETWEEN_TRIES: Duration = Duration::from_secs(3);
 
@@ -114,15 +117,32 @@ pub fn snapshot_of(image: &Image, id: &str, region: &str) -> Thing {
 /// It finds things by their tag, in the region of `aws`, in those that it `also` is to look in, and wherever `known` has
 /// something: the run's own ledger, because a listing may not show yet what was just made.
 ///
+/// `done` are the images, and their snapshots, that are finished for certain, whatever a listing that lags behind says of their state; without
+/// any, the run has failed, and an empty listing is asked for once more.
+///
 /// Errors: AWS refuses a listing. What can't be removed is no error here.
-pub async fn undo(aws: &Aws, run: &str, also: &[String], known: &[Thing], talk: &Talk) -> Result<Vec<Thing>> {
+pub async fn undo(
+    aws: &Aws,
+    run: &str,
+    also: &[String],
+    known: &[Thing],
+    done: BTreeSet<String>,
+    talk: &Talk,
+) -> Result<Vec<Thing>> {
     let mut regions = BTreeSet::from([aws.region.as_str()]);
     regions.extend(also.iter().map(String::as_str));
     regions.extend(known.iter().map(|thing| thing.region.as_str()));
     let mut left = Vec::new();
     for region in regions {
         let known = known.iter().filter(|thing| thing.region == region).cloned().collect();
-        let undo = Undo { aws: &aws.in_region(region), run, talk, refusals: BTreeMap::new(), told: BTreeSet::new() };
+        let undo = Undo {
+            aws: &aws.in_region(region),
+            run,
+            talk,
+            done: &done,
+            refusals: BTreeMap::new(),
+            told: BTreeSet::new(),
+        };
         left.extend(undo.run(known).await?);
     }
     Ok(left)
@@ -133,6 +153,8 @@ struct Undo<'a> {
     aws: &'a Aws,
     run: &'a str,
     talk: &'a Talk,
+    /// Ids of images and snapshots that stay.
+    done: &'a BTreeSet<String>,
     /// What AWS said last of a thing that it did not remove.
     refusals: BTreeMap<String, ApiError>,
     /// What was said to be removed; a listing that lags behind is no reason to say it twice.
@@ -142,6 +164,10 @@ struct Undo<'a> {
 impl Undo<'_> {
     async fn run(mut self, known: Vec<Thing>) -> Result<Vec<Thing>> {
         let mut found = self.look().await?;
+        if found.left.is_empty() && self.done.is_empty() {
+            sleep(SETTLES).await;
+            found = self.look().await?;
+        }
         let mut unseen = self.unseen(known, &mut found).await?;
         for pause in LOOKS_AGAIN.map(Duration::from_secs).map(Some).into_iter().chain([None]) {
             if found.left.is_empty() && unseen.is_empty() {
@@ -166,7 +192,9 @@ impl Undo<'_> {
     }
 
     async fn look(&self) -> Result<Found> {
-        look(self.aws, Some(self.run)).await
+        let mut found = look(self.aws, Some(self.run)).await?;
+        found.left.retain(|thing| !self.done.contains(&thing.id));
+        Ok(found)
     }
 
     /// The known things that the listing does not show, less those that are known to be over or to stay.

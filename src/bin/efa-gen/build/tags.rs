@@ -8,6 +8,8 @@ use crate::ec2::model::Tags;
 pub const RUN: &str = "efa-gen:run";
 /// What a run's instance is for: `builder` or `gate`.
 pub const ROLE: &str = "efa-gen:role";
+/// When an instance ends itself, ISO 8601: no sweep takes its run for dead before.
+pub const UNTIL: &str = "efa-gen:until";
 /// Digest of the plan.
 pub const PLAN: &str = "efa-gen:plan";
 /// Id of the base AMI.
@@ -20,6 +22,8 @@ pub const STATE: &str = "efa-gen:state";
 pub const VERDICT: &str = "efa-gen:verdict";
 /// Value of [`STATE`] from CreateImage on.
 pub const BUILDING: &str = "building";
+/// Value of [`STATE`] on a builder whose disk is ready to become an image.
+pub const SEALED: &str = "sealed";
 /// Value of [`STATE`] when everything that was asked for is done.
 pub const PUBLISHED: &str = "published";
 /// Value of [`STATE`] when the gate failed: kept to look into, shared with nobody.

@@ -1,6 +1,7 @@
 //! Owns `efa-gen build`: the plans and preflights of every distribution asked for, the runs side by side, what becomes of
 //! them when they fail or are interrupted, and the summary. Knows nothing of how a build goes.
 
+use std::fs::File;
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use efa_gen::error::{Class, Error, Result};
 use efa_gen::plan::{self, Plan, Request};
 use efa_gen::render::{self, Format};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinSet, LocalSet};
 
 use super::{fetch, list, recipe, render as render_command};
@@ -25,14 +26,14 @@ use crate::ec2::model::Thing;
 use crate::events::{Event, Screen, Talk};
 use crate::{files, report};
 
-/// Minutes that are left to a run that goes on after its builder's deadline was near.
-const DEADLINE_MINUTE: i64 = 60;
-
 pub fn run(args: &BuildArgs) -> Result<()> {
     // A build waits; one thread is enough for as many as there are distributions.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::new(Class::Io, "could not start").because(error))?;
-    LocalSet::new().block_on(&runtime, builds(args))
+    let done = LocalSet::new().block_on(&runtime, builds(args));
+    // A download that nobody waits for any more.
+    runtime.shutdown_background();
+    done
 }
 
 /// One distribution of the command line.
@@ -42,7 +43,15 @@ struct Order {
     catalog: Arc<Catalog>,
     plan: Arc<Plan>,
     /// A run that goes on.
-    resumed: Option<(Folder, Record)>,
+    resumed: Option<Resumed>,
+}
+
+#[derive(Debug, Clone)]
+struct Resumed {
+    folder: Folder,
+    record: Record,
+    /// Held as long as the run lasts.
+    _lock: Arc<File>,
 }
 
 /// How one build ended.
@@ -81,6 +90,9 @@ async fn builds(args: &BuildArgs) -> Result<()> {
 /// The plans of everything that is asked for; one that can't be planned ends the command before AWS is asked anything.
 fn orders(args: &BuildArgs) -> Result<Vec<Order>> {
     if let Some(name) = &args.resume {
+        let (folder, _) = Folder::open(name)?;
+        let lock = Arc::new(folder.lock()?);
+        // Read again: whoever had the lock may just have ended the run.
         let (folder, record) = Folder::open(name)?;
         let given = BuildArgs {
             resume: Some(name.clone()),
@@ -89,21 +101,30 @@ fn orders(args: &BuildArgs) -> Result<Vec<Order>> {
             ..record.args.clone()
         };
         let distribution = record.distribution.clone();
-        return Ok(vec![order(&given, &distribution, Some((folder, record)))?]);
+        return Ok(vec![order(&given, &distribution, Some(Resumed { folder, record, _lock: lock }))?]);
     }
     let catalog = recipe::catalog(args.recipe.stack_file.as_deref())?;
     let ids = render_command::distributions(&catalog, &args.distro)?;
+    let single = [
+        ("--name", args.publish.name.is_some()),
+        ("--ssm-parameter", args.publish.ssm_parameter.is_some()),
+        ("--source-ami", args.builder.source_ami.is_some()),
+    ];
+    if let (Some((flag, _)), true) = (single.into_iter().find(|(_, given)| *given), ids.len() > 1) {
+        return Err(Error::new(Class::Usage, format!("{flag} is for one image, and {} are asked for", ids.len()))
+            .hint("build that one by itself"));
+    }
     ids.iter().map(|id| order(args, id, None)).collect()
 }
 
-fn order(args: &BuildArgs, distribution: &str, resumed: Option<(Folder, Record)>) -> Result<Order> {
+fn order(args: &BuildArgs, distribution: &str, resumed: Option<Resumed>) -> Result<Order> {
     let catalog = recipe::catalog(args.recipe.stack_file.as_deref())?;
     let mut recipe_args = args.recipe.clone();
     // A gate runs the test that the plan ends with.
     recipe_args.test |= args.publish.gate.is_some() && !recipe_args.no_gpu;
     let request = Request { distribution: distribution.to_owned(), ..recipe::request(&recipe_args)? };
     let plan = plan::plan(&catalog, &request)?;
-    if let Some((folder, record)) = resumed.as_ref().filter(|(_, record)| record.plan != plan.digest()) {
+    if let Some(Resumed { folder, record, .. }) = resumed.as_ref().filter(|run| run.record.plan != plan.digest()) {
         let message = format!("run {} was of plan {}, its flags now give {}", folder.run, record.plan, plan.digest());
         return Err(Error::new(Class::Usage, message).hint(
             "efa-gen, the stack file or the extra script has changed since: use what it began with, or sweep the run",
@@ -115,29 +136,26 @@ fn order(args: &BuildArgs, distribution: &str, resumed: Option<(Folder, Record)>
 /// One build from preflight to summary, its clean-up included.
 async fn one(order: &Order, talk: &Talk, mut stop: watch::Receiver<u32>) -> Result<Outcome> {
     let Order { args, plan, .. } = order;
-    let region = order.resumed.as_ref().map(|(_, record)| record.region.as_str()).or(args.account.region.as_deref());
+    let region = order.resumed.as_ref().map(|run| run.record.region.as_str()).or(args.account.region.as_deref());
     let aws = Aws::connect(region, args.account.profile.as_deref()).await;
     let aws = aws.map_err(|error| {
         let error = Error::from(error);
         Error::new(Class::Usage, error.to_string()).hint("give --region, or set AWS_REGION, or a region in the profile")
     })?;
     talk.step("Preflight");
-    let mut ready = preflight(&aws, order, talk).await?;
-    ready.notes.iter().for_each(|note| talk.note(note.clone()));
-    if args.plan {
-        return Ok(Outcome::Planned(Box::new(ready)));
-    }
-    if let Some(image) = &ready.existing {
-        // What was asked for besides may have come later, or a crash before it.
-        let run = image.tags.get(tags::RUN).map_or("", String::as_str);
-        publish::publish(&aws, image, &args.publish, run, talk).await?;
-        return Ok(Outcome::Found(Box::new(ready)));
-    }
-    verify_installer(order, talk).await?;
+    let prepared = tokio::select! {
+        prepared = prepare(&aws, order, talk) => prepared?,
+        _ = stop.changed() => return Err(Error::new(Class::Interrupted, "interrupted by a signal")),
+    };
+    let mut ready = match prepared {
+        Prepared::Done(outcome) => return Ok(outcome),
+        Prepared::Build(ready) => *ready,
+    };
     let (folder, mut record) = match &order.resumed {
-        Some((folder, record)) => (folder.clone(), record.clone()),
+        Some(Resumed { folder, record, .. }) => (folder.clone(), record.clone()),
         None => new_run(order, &ready)?,
     };
+    let _new = if order.resumed.is_none() { Some(folder.lock()?) } else { None };
     ready.name.clone_from(&record.name);
     talk.keep_log(folder.log()?);
     talk.emit(&Event::Began { run: folder.run.clone(), region: aws.region.clone() });
@@ -167,15 +185,38 @@ async fn one(order: &Order, talk: &Talk, mut stop: watch::Receiver<u32>) -> Resu
         .map(|built| Outcome::Built(Box::new(ready), folder.run, Box::new(built)))
 }
 
+/// What is known before anything is made.
+enum Prepared {
+    /// There is nothing to build.
+    Done(Outcome),
+    Build(Box<Ready>),
+}
+
+async fn prepare(aws: &Aws, order: &Order, talk: &Talk) -> Result<Prepared> {
+    let ready = Box::new(preflight(aws, order, talk).await?);
+    ready.notes.iter().for_each(|note| talk.note(note.clone()));
+    if order.args.plan {
+        return Ok(Prepared::Done(Outcome::Planned(ready)));
+    }
+    if let Some(image) = &ready.existing {
+        // What was asked for besides may have come later, or a crash before it.
+        let run = image.tags.get(tags::RUN).map_or("", String::as_str);
+        publish::publish(aws, image, &order.args.publish, run, talk).await?;
+        return Ok(Prepared::Done(Outcome::Found(ready)));
+    }
+    verify_installer(order, talk).await?;
+    Ok(Prepared::Build(ready))
+}
+
 async fn preflight(aws: &Aws, order: &Order, talk: &Talk) -> Result<Ready> {
     let mut args = order.args.clone();
-    if let Some((_, record)) = &order.resumed {
+    if let Some(Resumed { record, .. }) = &order.resumed {
         // What the first preflight chose stays chosen.
         args.builder.source_ami = Some(record.base.clone());
         args.publish.name = Some(record.name.clone());
         args.reach.ssh_cidr.clone_from(&record.ssh_cidrs);
     }
-    let run = order.resumed.as_ref().map(|(folder, _)| folder.run.as_str());
+    let run = order.resumed.as_ref().map(|run| run.folder.run.as_str());
     let mut preflight = Preflight::new(aws, &order.catalog, &order.plan, &args, run)?;
     if args.driver == Driver::Packer {
         preflight.problems.extend(packer::refusals(&args));
@@ -185,7 +226,7 @@ async fn preflight(aws: &Aws, order: &Order, talk: &Talk) -> Result<Ready> {
         problem::refuse(&problems)
     })?;
     match &order.resumed {
-        Some((folder, record)) if record.account != ready.identity.account => {
+        Some(Resumed { folder, record, .. }) if record.account != ready.identity.account => {
             let message = format!(
                 "run {} is of account {}, these credentials are of {}",
                 folder.run, record.account, ready.identity.account
@@ -201,6 +242,9 @@ async fn preflight(aws: &Aws, order: &Order, talk: &Talk) -> Result<Ready> {
 async fn verify_installer(order: &Order, talk: &Talk) -> Result<()> {
     let Some(efa) = order.plan.components.iter().find(|component| component.name == "efa") else { return Ok(()) };
     talk.step(format!("Download and verify EFA installer {}", efa.version));
+    // Builds side by side want the same file: the second finds it.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    let _alone = ONE_AT_A_TIME.lock().await;
     let recipe = &order.args.recipe;
     let wanted =
         fetch::for_build(&efa.version, recipe.mirror.as_deref(), recipe.stack_file.as_deref(), cache_folder()?);
@@ -239,7 +283,6 @@ fn new_run(order: &Order, ready: &Ready) -> Result<(Folder, Record)> {
         base: ready.base.id.clone(),
         name: ready.name.clone(),
         ssh_cidrs: ready.ssh_cidrs.clone(),
-        deadline: jiff::Timestamp::now().as_second() + i64::from(order.args.builder.deadline) * DEADLINE_MINUTE,
         tried: std::collections::BTreeMap::new(),
     };
     folder.keep(&record)?;
@@ -255,7 +298,16 @@ async fn finish(
     mut stop: watch::Receiver<u32>,
     built: Result<Built>,
 ) -> Result<Built> {
-    if built.is_err() && keeps(args.on_error) {
+    let asked = match &built {
+        Err(error) if args.on_error != OnError::Ask || error.class() != Class::Interrupted => {
+            tokio::select! {
+                keep = keeps(args.on_error) => keep,
+                _ = stop.changed() => false,
+            }
+        }
+        _ => false,
+    };
+    if asked {
         let run = &folder.run;
         talk.note(format!(
             "everything is kept: go on with --resume {run}, remove it with efa-gen sweep --run {run} --yes"
@@ -269,8 +321,10 @@ async fn finish(
     let known = folder.known()?;
     // Copies that were begun lie in other regions.
     let also: &[String] = if built.is_err() { &args.publish.copy_to } else { &[] };
+    let places = built.iter().flat_map(|built| &built.copies);
+    let done = places.flat_map(|place| place.snapshots.iter().chain([&place.image])).cloned().collect();
     let left = tokio::select! {
-        left = sweep::undo(aws, &folder.run, also, &known, talk) => left,
+        left = sweep::undo(aws, &folder.run, also, &known, done, talk) => left,
         _ = stop.changed() => Err(Error::new(Class::Interrupted, "interrupted again: the clean-up is not finished")),
     };
     let left: Vec<Thing> = match (left, &built) {
@@ -296,7 +350,7 @@ async fn finish(
 }
 
 /// Only a person at a terminal can be asked.
-fn keeps(on_error: OnError) -> bool {
+async fn keeps(on_error: OnError) -> bool {
     match on_error {
         OnError::Keep => true,
         OnError::Cleanup => false,
@@ -306,10 +360,12 @@ fn keeps(on_error: OnError) -> bool {
         }
         OnError::Ask => {
             report::say("The build failed. Keep the builder to look at it? [y/N]");
-            let mut answer = String::new();
+            let answer = tokio::task::spawn_blocking(|| {
+                let mut answer = String::new();
+                std::io::stdin().lock().read_line(&mut answer).map(|_| answer)
+            });
             // No answer is a no.
-            let read = std::io::stdin().lock().read_line(&mut answer);
-            read.is_ok() && answer.trim().eq_ignore_ascii_case("y")
+            matches!(answer.await, Ok(Ok(answer)) if answer.trim().eq_ignore_ascii_case("y"))
         }
     }
 }
@@ -339,8 +395,12 @@ fn summary(args: &BuildArgs, ended: Vec<(usize, Order, Result<Outcome>)>) -> Res
         match result {
             Ok(outcome) => {
                 if let (Outcome::Built(ready, run, built), Some(path)) = (&outcome, &args.publish.manifest) {
-                    let text = publish::manifest(path, &order.plan, ready, run, built)?;
-                    files::write(path, text.as_bytes(), 0o644)?;
+                    let written = publish::manifest(path, &order.plan, ready, run, built)
+                        .and_then(|text| files::write(path, text.as_bytes(), 0o644));
+                    if let Err(error) = written {
+                        report::fail(&error);
+                        failure = failure.or(Some(error));
+                    }
                 }
                 rows.push(describe::row(&order.args, &order.catalog, &order.plan, &outcome));
             }

@@ -14,4 +14,5 @@ mod recipe;
 pub mod render;
 #[cfg(feature = "ec2")]
 pub mod sweep;
+pub mod validate;
 pub mod verify;

@@ -29,6 +29,9 @@ struct Row {
     state: String,
     run: String,
     age_seconds: Option<i64>,
+    /// Whether its machine has not reached the time at which it ends itself.
+    #[serde(skip)]
+    lives: bool,
     removed: bool,
     /// Why it is left alone.
     kept: Option<&'static str>,
@@ -43,6 +46,8 @@ struct Run {
     regions: BTreeSet<String>,
     /// Age of its youngest thing; `None` where a thing does not tell its age.
     youngest: Option<i64>,
+    /// Whether a machine of it may still be at work.
+    lives: bool,
 }
 
 pub fn run(args: &SweepArgs) -> Result<()> {
@@ -72,10 +77,22 @@ async fn sweep(args: &SweepArgs, limit: i64) -> Result<()> {
         rows.extend(found.left.into_iter().map(|thing| row(thing, now)));
     }
     let mut runs = by_run(&rows);
+    for name in runs.keys().filter(|name| run::is_at_work(name)).cloned().collect::<Vec<_>>() {
+        report::say(&format!("note: run {name} is at work on this machine and left alone"));
+        for row in runs.remove(&name).into_iter().flat_map(|run| run.rows) {
+            rows[row].kept = Some("at work");
+        }
+    }
     let young: Vec<String> = runs.iter().filter(|(_, run)| !is_old(run, limit)).map(|(name, _)| name.clone()).collect();
     for name in young {
         let Some(run) = runs.remove(&name) else { continue };
-        let why = if run.youngest.is_some() { "younger than --older-than" } else { "of unknown age" };
+        let why = if run.lives {
+            "not at its machine's deadline yet"
+        } else if run.youngest.is_some() {
+            "younger than --older-than"
+        } else {
+            "of unknown age"
+        };
         report::say(&format!(
             "note: run {name} is {why} and left alone ({} things); --run {name} takes it",
             run.rows.len()
@@ -110,7 +127,8 @@ async fn sweep(args: &SweepArgs, limit: i64) -> Result<()> {
 async fn remove(args: &SweepArgs, regions: &[Aws], runs: &BTreeMap<String, Run>) -> Result<Vec<Thing>> {
     let talk = Screen::new(args.output, false).talk("sweep");
     let mut left = Vec::new();
-    let names: BTreeSet<&String> = runs.keys().chain(&args.run).collect();
+    let asked = args.run.iter().filter(|run| !run::is_at_work(run));
+    let names: BTreeSet<&String> = runs.keys().chain(asked).collect();
     for name in names {
         let local = local(name, regions).await?;
         let mut known = local.as_ref().map(|local| local.known.clone()).unwrap_or_default();
@@ -120,7 +138,7 @@ async fn remove(args: &SweepArgs, regions: &[Aws], runs: &BTreeMap<String, Run>)
             let (of_region, others): (Vec<Thing>, _) = known.into_iter().partition(|thing| thing.region == aws.region);
             known = others;
             if listed || !of_region.is_empty() {
-                here.extend(sweep::undo(aws, name, &[], &of_region, &talk).await?);
+                here.extend(sweep::undo(aws, name, &[], &of_region, BTreeSet::new(), &talk).await?);
             }
         }
         if let (Some(local), true) = (local, here.is_empty() && known.is_empty()) {
@@ -170,7 +188,9 @@ async fn local(name: &str, regions: &[Aws]) -> Result<Option<Local>> {
 fn row(thing: Thing, now: Timestamp) -> Row {
     let run = thing.tags.get(tags::RUN).cloned().unwrap_or_default();
     let made = thing.created.parse::<Timestamp>().ok().or_else(|| began(&run));
+    let until = thing.tags.get(tags::UNTIL).and_then(|until| until.parse::<Timestamp>().ok());
     Row {
+        lives: until.is_some_and(|until| until > now),
         age_seconds: made.map(|made| (now.as_second() - made.as_second()).max(0)),
         region: thing.region,
         kind: thing.kind.name(),
@@ -198,15 +218,17 @@ fn by_run(rows: &[Row]) -> BTreeMap<String, Run> {
             (false, Some(youngest), Some(age)) => Some(youngest.min(age)),
             (false, ..) => None,
         };
+        run.lives |= row.lives;
         run.rows.push(index);
         run.regions.insert(row.region.clone());
     }
     runs
 }
 
-/// A run goes as a whole, by its youngest thing: the group of a build that has just launched its builder is in use.
+/// A run goes as a whole, by its youngest thing: the group of a build that has just launched its builder is in use; so is
+/// everything of a builder that has not reached its deadline.
 fn is_old(run: &Run, limit: i64) -> bool {
-    limit == 0 || run.youngest.is_some_and(|age| age >= limit)
+    limit == 0 || (!run.lives && run.youngest.is_some_and(|age| age >= limit))
 }
 
 fn show(args: &SweepArgs, rows: &[Row]) -> Result<()> {

@@ -25,12 +25,12 @@ impl ApiError {
 
     /// Whether the thing that was asked for is not there (or not there yet).
     pub fn is_not_found(&self) -> bool {
-        self.code.contains("NotFound") || self.code.ends_with(".Unknown") || self.code == "ParameterNotFound"
+        self.code.contains("NotFound") || self.code.ends_with(".Unknown") || self.code == "InvalidAMIID.Unavailable"
     }
 
     /// Whether a thing of this name is there already.
     pub fn is_duplicate(&self) -> bool {
-        self.code.ends_with(".Duplicate") || self.code == "InvalidAMIName.Duplicate"
+        self.code.ends_with(".Duplicate")
     }
 
     /// Whether the call would have succeeded, had it not been a dry run.
@@ -57,6 +57,7 @@ impl ApiError {
             self.code.as_str(),
             "DependencyViolation"
                 | "InvalidGroup.InUse"
+                | "InvalidSnapshot.InUse"
                 | "InvalidPlacementGroup.InUse"
                 | "VolumeInUse"
                 | "IncorrectState"

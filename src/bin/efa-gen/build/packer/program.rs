@@ -118,6 +118,10 @@ impl Packer<'_> {
         // Credentials are Packer's to find, in the same places.
         if let Some(profile) = &self.profile {
             command.env("AWS_PROFILE", profile);
+            // For Packer these would win over a profile that was named.
+            for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+                command.env_remove(name);
+            }
         }
         command
     }

@@ -198,6 +198,7 @@ pub(super) fn check_cidr(cidr: &str) -> std::result::Result<(), Problem> {
     let most = if address.is_ipv4() { 32 } else { 128 };
     match bits.parse::<u8>() {
         Ok(0) => Err(wrong("the whole Internet is not one of those who may connect")),
+        Ok(bits) if bits < 8 => Err(wrong("that is most of the Internet: /8 at least")),
         Ok(bits) if bits <= most => Ok(()),
         _ => Err(wrong("the number after `/` is wrong")),
     }

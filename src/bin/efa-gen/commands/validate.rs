@@ -1,0 +1,154 @@
+//! Owns `efa-gen validate`: reads logs, has them judged, tells the verdict. Knows nothing of the logs' grammar.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::Path;
+
+use efa_gen::catalog::Catalog;
+use efa_gen::error::{Class, Error, Result};
+use efa_gen::nccl::{Expect, Finding, Outcome, Reader, Report, Verdict, Weight, judge};
+use efa_gen::render::report::{self as page, Run};
+use serde::Serialize;
+
+use super::list;
+use crate::cli::{OutputArg, ValidateArgs};
+use crate::{files, report};
+
+/// Bytes that are read at once.
+const PIECE: usize = 256 << 10;
+
+/// Hosts that are listed on the terminal; the page and the JSON have all.
+const HOSTS_SHOWN: usize = 32;
+
+pub fn run(args: &ValidateArgs) -> Result<()> {
+    let catalog = Catalog::embedded()?;
+    let instance_type = args.instance_type.as_deref().map(|name| catalog.instance_type(name)).transpose()?;
+    let mut reports = Vec::new();
+    for (at, path) in args.log.iter().enumerate() {
+        // The exit status is that of the run that is judged.
+        reports.push(read(path, if at == 0 { args.exit_status } else { None })?);
+    }
+    let Some(first) = reports.first() else { return Err(Error::new(Class::Usage, "no log is given")) };
+    let expect = Expect {
+        instance_type,
+        bars: &catalog.bars,
+        hosts: args.hosts,
+        min_busbw: args.min_busbw,
+        ..Expect::default()
+    };
+    let verdict = judge(first, &expect);
+    let names: Vec<String> = args.log.iter().map(|path| path.display().to_string()).collect();
+    let runs: Vec<Run> = names.iter().zip(&reports).map(|(name, report)| Run { name, report }).collect();
+    if let Some(path) = &args.html {
+        files::write(path, page::html(&runs, &verdict, instance_type)?.as_bytes(), 0o644)?;
+    }
+    if let Some(path) = &args.junit {
+        files::write(path, page::junit(&names[0], &verdict)?.as_bytes(), 0o644)?;
+    }
+    match args.output {
+        OutputArg::Human => human(first, &verdict)?,
+        OutputArg::Json => list::json(&Told { verdict: &verdict, report: first })?,
+    }
+    tell(&verdict)
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    verdict: &'a Verdict,
+    report: &'a Report,
+}
+
+fn read(path: &Path, exit_status: Option<i32>) -> Result<Report> {
+    let mut reader = Reader::new();
+    let mut source: Box<dyn Read> =
+        if path == Path::new("-") { Box::new(io::stdin().lock()) } else { Box::new(files::open(path, "log")?) };
+    let mut piece = vec![0; PIECE];
+    loop {
+        match source.read(&mut piece) {
+            Ok(0) => return Ok(reader.finish(exit_status)),
+            Ok(length) => reader.feed(&piece[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(Error::new(Class::Io, format!("could not read log {}", path.display())).because(error));
+            }
+        }
+    }
+}
+
+/// The exit code that the verdict comes to.
+fn tell(verdict: &Verdict) -> Result<()> {
+    let hint = verdict.findings.first().map_or("", |finding| &finding.to_do);
+    match verdict.outcome {
+        Outcome::Pass => Ok(()),
+        Outcome::Fail => Err(Error::new(Class::Check, "the NCCL verdict is FAIL").hint(hint)),
+        Outcome::Inconclusive => {
+            let message =
+                "the NCCL verdict is INCONCLUSIVE: nothing failed, but the log does not prove that EFA was used";
+            Err(Error::new(Class::Check, message).hint(hint))
+        }
+    }
+}
+
+fn human(run: &Report, verdict: &Verdict) -> Result<()> {
+    let mut text = format!("EFA-GEN VERDICT: {}: {}\n", verdict.outcome.word(), verdict.sentence);
+    for finding in &verdict.findings {
+        let Finding { check, weight, what, to_do } = finding;
+        let word = match weight {
+            Weight::Failure => "FAIL   ",
+            Weight::Missing => "MISSING",
+            Weight::Warning => "WARNING",
+        };
+        text += &format!("{word}  {}: {what}\n         to do: {to_do}\n", check.failure());
+    }
+    for note in &verdict.notes {
+        text += &format!("note     {note}\n");
+    }
+    report::data(text.as_bytes())?;
+    let facts = page::facts(run, verdict);
+    list::table(["", ""], facts.into_iter().map(|(name, value)| [name.to_owned(), value]))?;
+    if !run.rows.is_empty() {
+        report::data(b"\n")?;
+        let busbw = |timing: Option<f64>| timing.map_or("-".to_owned(), |busbw| format!("{busbw:.2}"));
+        let rows = run.rows.iter().map(|row| {
+            let in_place = row.in_place.as_ref().map(|timing| timing.busbw);
+            [row.size.to_string(), busbw(Some(row.out_of_place.busbw)), busbw(in_place), row.wrong().to_string()]
+        });
+        list::table(["size B", "busbw GB/s", "in place", "wrong"], rows)?;
+    }
+    hosts(run)
+}
+
+/// One line a host: what its ranks said, where it is the same.
+fn hosts(run: &Report) -> Result<()> {
+    if run.ranks.is_empty() {
+        return Ok(());
+    }
+    let mut order: Vec<&str> = Vec::new();
+    let mut lines: BTreeMap<&str, [Vec<String>; 6]> = BTreeMap::new();
+    for rank in &run.ranks {
+        let line = lines.entry(&rank.host).or_insert_with(|| {
+            order.push(&rank.host);
+            Default::default()
+        });
+        let nics = rank.nics.map_or(String::new(), |nics| nics.to_string());
+        let gdr = format!("{} of {}", rank.gdr_channels, rank.net_channels);
+        line[0].push(rank.rank.map_or("?".into(), |rank| rank.to_string()));
+        for (at, seen) in [rank.providers.join(" "), nics, rank.networks.join(" "), gdr].into_iter().enumerate() {
+            if !line[at + 1].contains(&seen) {
+                line[at + 1].push(seen);
+            }
+        }
+    }
+    report::data(b"\n")?;
+    let rows = order.iter().take(HOSTS_SHOWN).filter_map(|host| lines.get(host).map(|line| (host, line))).map(
+        |(host, [ranks, providers, nics, networks, gdr, _])| {
+            let of = format!("{} ({})", ranks.len(), page::ends(ranks));
+            [(*host).to_owned(), of, providers.join(", "), nics.join(", "), networks.join(", "), page::ends(gdr)]
+        },
+    );
+    list::table(["host", "ranks", "provider", "NICs", "network", "GPUDirect channels"], rows)?;
+    if order.len() > HOSTS_SHOWN {
+        report::data(format!("and {} more hosts\n", order.len() - HOSTS_SHOWN).as_bytes())?;
+    }
+    Ok(())
+}

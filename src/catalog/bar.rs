@@ -1,0 +1,67 @@
+//! Owns the bars: what bus bandwidth a run of all_reduce_perf must reach on an instance type. Knows nothing of logs.
+
+use serde::{Deserialize, Serialize};
+
+/// A bar for one shape of run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bar {
+    /// Instance types it holds for.
+    pub types: Vec<String>,
+    /// Hosts of the run.
+    pub hosts: u64,
+    /// Ranks, one a GPU, of each host.
+    pub gpus_per_host: u64,
+    /// The row that is judged, bytes.
+    pub size: u64,
+    /// Oldest NCCL that it holds for.
+    pub nccl_min: Option<String>,
+    /// Oldest aws-ofi-nccl that it holds for.
+    pub plugin_min: Option<String>,
+    /// GB/s below which the run fails.
+    pub fail_below: f64,
+    /// GB/s below which it is slower than good runs were.
+    pub warn_below: Option<f64>,
+    /// Whether runs on this type were measured, or the bar was computed.
+    pub measured: bool,
+    /// Who measured what, or how it was computed.
+    pub source: String,
+}
+
+/// A run as far as a bar depends on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// `p4d.24xlarge`.
+    pub instance_type: &'a str,
+    /// Hosts that took part.
+    pub hosts: u64,
+    /// Ranks of each.
+    pub gpus_per_host: u64,
+    /// NCCL's version, where it is known.
+    pub nccl: Option<&'a str>,
+    /// The plugin's version, where it is known.
+    pub plugin: Option<&'a str>,
+}
+
+impl Bar {
+    /// Whether the bar holds for this run. A version that is not known reaches no minimum.
+    pub fn fits(&self, run: &Run) -> bool {
+        let reaches = |min: &Option<String>, version: Option<&str>| {
+            min.as_ref().is_none_or(|min| version.is_some_and(|version| version_at_least(version, min)))
+        };
+        self.types.iter().any(|name| name == run.instance_type)
+            && (self.hosts, self.gpus_per_host) == (run.hosts, run.gpus_per_host)
+            && reaches(&self.nccl_min, run.nccl)
+            && reaches(&self.plugin_min, run.plugin)
+    }
+}
+
+/// Whether a dotted version is this one or newer, by its numbers; `1.5.0aws` is 1.5.0.
+pub fn version_at_least(version: &str, minimum: &str) -> bool {
+    let numbers = |text: &str| -> Vec<u64> {
+        let number =
+            |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0);
+        text.split('.').map(number).collect()
+    };
+    numbers(version) >= numbers(minimum)
+}

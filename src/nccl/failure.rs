@@ -1,0 +1,110 @@
+//! Owns the texts by which launchers, ssh, nccl-tests and the plugin say that something failed, and what to do about
+//! each. Knows nothing of where in a log they stand.
+//!
+//! Sources: the help texts of open-mpi/ompi v4.0.3 (orte/, opal/mca/btl/tcp), OpenSSH's own messages, NVIDIA/nccl-tests
+//! `src/common.h`, NVIDIA/nccl `src/net.cc`, aws/aws-ofi-nccl. Only the fixed part of each text is matched. Open MPI 5
+//! words some of them differently; its exit status then tells.
+
+use super::text::holds;
+
+/// A text that means failure.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Text {
+    /// The fixed part of the line.
+    pub needle: &'static str,
+    /// What to do about it.
+    pub to_do: &'static str,
+    /// Whether it says that time ran out.
+    pub timeout: bool,
+}
+
+const fn text(needle: &'static str, to_do: &'static str) -> Text {
+    Text { needle, to_do, timeout: false }
+}
+
+const SSH_KEY: &str = "let the first host log in to every other one with a key, without a prompt";
+const HOST_KEY: &str = "put every host's public host key into known_hosts of the first host";
+const REACH: &str = "check that the host is up, that its name resolves, and that the security group lets itself in";
+const DAEMON: &str = "the lines of ssh before this one tell why; else check that Open MPI is installed at the same path on \
+                      every host, and that the hosts reach each other over TCP";
+const SLOTS: &str = "give each host as many slots as it has GPUs, and start no more ranks than that";
+const PATHS: &str = "check the path, and that it is the same on every host";
+const LIBRARIES: &str = "put the library's folder into LD_LIBRARY_PATH on every host (mpirun -x LD_LIBRARY_PATH)";
+const EARLIER: &str = "what the rank printed before it ended tells why";
+const TIME: &str = "look for the rank that printed nothing last, or give it more time";
+const NCCL_NET: &str = "NCCL_NET names a plugin that was not loaded: put the folder of the plugin's libnccl-net.so into \
+                        LD_LIBRARY_PATH on every host";
+
+/// Most fundamental first: where one failure brings another about, it stands before it.
+pub(super) static RUN: [Text; 37] = [
+    text("Could not resolve hostname", REACH),
+    text("Permission denied (publickey", SSH_KEY),
+    text("Host key verification failed", HOST_KEY),
+    text("ssh: connect to host", REACH),
+    text(
+        "orted: command not found",
+        "start mpirun by its whole path, or with --prefix, so that the other hosts find orted",
+    ),
+    text("orted: No such file or directory", "install Open MPI at the same path on every host"),
+    text("error while loading shared libraries", LIBRARIES),
+    text("not enough slots available in the system", SLOTS),
+    text("All nodes which are allocated for this job are already filled", SLOTS),
+    text("More than one hostfile was passed", "give one hostfile"),
+    text("The value of the MCA parameter \"plm_rsh_agent\"", "install ssh, or unset that parameter"),
+    text("The rsh launcher has been given a prefix", "start mpirun by its whole path"),
+    text("ORTE was unable to reliably start one or more daemons", DAEMON),
+    text("An ORTE daemon has unexpectedly failed", DAEMON),
+    text(
+        "ORTE has lost communication with a remote daemon",
+        "check that the host is still up: it, or its network, went away",
+    ),
+    text("ORTE does not know how to route a message", DAEMON),
+    text("ORTE is unable to establish a communication connection", DAEMON),
+    text("Open MPI failed to handshake", "keep bridges out of Open MPI's TCP: --mca btl_tcp_if_exclude lo,docker0"),
+    text("was unable to find the specified executable file", PATHS),
+    text("was unable to launch the specified application", PATHS),
+    text("was unable to start the specified application", PATHS),
+    text("Invalid number of GPUs", "start no more ranks on a host than it has GPUs"),
+    text("Error: network ", NCCL_NET),
+    text("Test NCCL failure", "run it again with NCCL_DEBUG=INFO: NCCL's warning before this line tells why"),
+    text("Test CUDA failure", "check the driver with nvidia-smi on that host"),
+    text("Test failure", EARLIER),
+    text("has exited due to process rank", EARLIER),
+    text("exited on signal", EARLIER),
+    text("MPI_ABORT was invoked", EARLIER),
+    text("Segmentation fault", EARLIER),
+    text("a required daemon terminated during execution", "check that every host is still up"),
+    text("exited with non-zero status", EARLIER),
+    text("a non-zero exit code. Per user-direction, the job has been aborted", EARLIER),
+    Text { needle: "The user-provided time limit for job execution has been reached", to_do: TIME, timeout: true },
+    Text { needle: "DUE TO TIME LIMIT", to_do: TIME, timeout: true },
+    text("srun: error:", EARLIER),
+    text("slurmstepd: error:", EARLIER),
+];
+
+/// What the plugin or libfabric says when there is no provider to use. A rank may say so and select one later.
+pub(super) static PROVIDER: [&str; 7] = [
+    "No eligible providers were found",
+    "Couldn't find any optimal provider",
+    "Only EFA provider is supported",
+    "provider efa output empty list",
+    "Unable to find a protocol that worked",
+    "aws-ofi-nccl initialization failed",
+    "Failed to initialize NET plugin Libfabric",
+];
+
+/// The plugin's word for a type that could do GPUDirect and does not.
+pub(super) const GDR_DISABLED: &str = "GDR disabled on GDR-supported instance type";
+
+/// The failure that this line tells of: its place in [`RUN`]. A shell's trace (`+ ...`) shows commands, not messages.
+pub(super) fn run(line: &[u8]) -> Option<usize> {
+    if line.starts_with(b"+ ") {
+        return None;
+    }
+    RUN.iter().position(|failure| holds(line, failure.needle))
+}
+
+/// The trouble that this line tells of: its place in [`PROVIDER`].
+pub(super) fn provider(line: &[u8]) -> Option<usize> {
+    PROVIDER.iter().position(|needle| holds(line, needle))
+}
