@@ -71,21 +71,21 @@ impl Account {
     }
 
     /// efa-gen as this user, with nothing between it and the API.
-    pub fn efa_gen(&self, arguments: &[&str]) -> Command {
+    pub fn efa_gen(&self, arguments: &[impl AsRef<str>]) -> Command {
         let mut line = vec![env!("CARGO_BIN_EXE_efa-gen")];
-        line.extend(arguments);
+        line.extend(arguments.iter().map(AsRef::as_ref));
         self.at_home(on_network(&line))
     }
 
     /// efa-gen as this user, its calls through calls.py with these options. Their record begins anew.
-    pub fn through(&self, options: &[&str], arguments: &[&str]) -> Command {
+    pub fn through(&self, options: &[&str], arguments: &[impl AsRef<str>]) -> Command {
         let record = self.file("calls.jsonl");
         let _ = fs::remove_file(&record);
         let (program, record) = (beside("calls.py").display().to_string(), record.display().to_string());
         let mut line = vec![program.as_str(), "--record", &record];
         line.extend(options);
         line.extend(["--", env!("CARGO_BIN_EXE_efa-gen")]);
-        line.extend(arguments);
+        line.extend(arguments.iter().map(AsRef::as_ref));
         self.at_home(on_network(&line))
     }
 
@@ -98,12 +98,15 @@ impl Account {
 
     /// A build of Debian 12 with the stand-in artifacts in this region.
     pub fn build(&self, options: &[&str], more: &[&str]) -> Command {
+        self.through(options, &self.words(&[&["--ssh-cidr", "10.78.0.1/32"], more].concat()))
+    }
+
+    /// Its words, without who may connect.
+    pub fn words(&self, more: &[&str]) -> Vec<String> {
         let stack = cloud().join("stack.toml").display().to_string();
-        let mut line = vec!["build", "--distro", "debian12", "--stack", "rehearsal", "--stack-file", &stack];
-        line.extend(["--mirror", "http://mirror.rehearsal.test", "--region", self.region]);
-        line.extend(["--ssh-cidr", "10.78.0.1/32"]);
-        line.extend(more);
-        self.through(options, &line)
+        let line = ["build", "--distro", "debian12", "--stack", "rehearsal", "--stack-file", &stack];
+        let place = ["--mirror", "http://mirror.rehearsal.test", "--region", self.region];
+        line.iter().chain(&place).chain(more).map(|word| (*word).to_owned()).collect()
     }
 
     /// A build from the machine on which all is done but the seal.

@@ -90,18 +90,7 @@ fn a_whole_build_and_the_same_again() {
     let account = Account::in_region("us-west-2");
     let before = account.things();
     let manifest = account.file("manifest.json").display().to_string();
-    let arguments = [
-        "build",
-        "--distro",
-        "debian12",
-        "--stack",
-        "rehearsal",
-        "--stack-file",
-        &stack_file(),
-        "--mirror",
-        "http://mirror.rehearsal.test",
-        "--region",
-        account.region,
+    let arguments = account.words(&[
         "--ssh-cidr",
         "10.78.0.1/32",
         "--no-encrypt",
@@ -118,9 +107,7 @@ fn a_whole_build_and_the_same_again() {
         "us-east-1",
         "--tag",
         "team=hpc",
-    ]
-    .map(str::to_owned);
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    ]);
     let mut command = with_secret(&account, &account.efa_gen(&arguments));
     let ended = AtomicBool::new(false);
     let (said, seen) = std::thread::scope(|scope| {
@@ -163,10 +150,6 @@ fn a_whole_build_and_the_same_again() {
     account.remove_image(&image, &["--unprotect"]).good();
     assert_same(&before, &account.things());
     east.remove_image(&text(&copies[0]["ImageId"]), &["--unprotect"]).good();
-}
-
-fn stack_file() -> String {
-    crate::machine::cloud().join("stack.toml").display().to_string()
 }
 
 /// Everything that was asked for is so, in both regions.
@@ -295,19 +278,7 @@ fn foreign_image(account: &Account, name: &str, architecture: &str) -> String {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn a_region_that_is_not_there_or_has_no_default_vpc_is_told_at_once() {
     let account = Account::in_region("eu-west-1");
-    let nowhere = [
-        "build",
-        "--distro",
-        "debian12",
-        "--stack",
-        "rehearsal",
-        "--stack-file",
-        &stack_file(),
-        "--region",
-        "us-east-9",
-        "--ssh-cidr",
-        "10.78.0.1/32",
-    ];
+    let nowhere = Account::in_region("us-east-9").words(&["--ssh-cidr", "10.78.0.1/32"]);
     let started = std::time::Instant::now();
     check_refused(&ran(&mut account.efa_gen(&nowhere)), 10, &["region"]);
     assert!(started.elapsed().as_secs() < 60, "{} s", started.elapsed().as_secs());

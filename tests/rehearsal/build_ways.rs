@@ -54,30 +54,8 @@ fn the_connection_goes_through_session_manager() {
     fs::write(bin.join("aws"), text).expect("a file can be written");
     fs::set_permissions(bin.join("aws"), fs::Permissions::from_mode(0o755)).expect("a mode can be set");
     fs::write(bin.join("carry.py"), CARRY).expect("a file can be written");
-    let stack = cloud().join("stack.toml").display().to_string();
-    let mut command = account.through(
-        &[],
-        &[
-            "build",
-            "--distro",
-            "debian12",
-            "--stack",
-            "rehearsal",
-            "--stack-file",
-            &stack,
-            "--mirror",
-            "http://mirror.rehearsal.test",
-            "--region",
-            account.region,
-            "--source-ami",
-            &base,
-            "--session-manager",
-            "--instance-profile",
-            "rehearsal",
-            "--name",
-            "by-session-manager",
-        ],
-    );
+    let manager = ["--session-manager", "--instance-profile", "rehearsal", "--name", "by-session-manager"];
+    let mut command = account.through(&[], &account.words(&[&["--source-ami", &base], &manager[..]].concat()));
     let path = std::env::var("PATH").expect("a PATH");
     ran(command.env("PATH", format!("{}:{path}", bin.display()))).good();
     let opened = account.calls().iter().any(|call| call["action"] == "AuthorizeSecurityGroupIngress");
@@ -152,25 +130,8 @@ fn by_packer(packer: &Packer, account: &Account) {
     fs::create_dir_all(&bin).expect("a folder can be made");
     let _ = std::os::unix::fs::symlink(&packer.program, bin.join("packer"));
     let path = std::env::var("PATH").expect("a PATH");
-    let stack = cloud().join("stack.toml").display().to_string();
-    let mut command = account.efa_gen(&[
-        "build",
-        "--distro",
-        "debian12",
-        "--stack",
-        "rehearsal",
-        "--stack-file",
-        &stack,
-        "--mirror",
-        "http://mirror.rehearsal.test",
-        "--region",
-        account.region,
-        "--ssh-cidr",
-        "10.78.0.1/32",
-        "--driver",
-        "packer",
-        "--protect",
-    ]);
+    let driven = ["--ssh-cidr", "10.78.0.1/32", "--driver", "packer", "--protect"];
+    let mut command = account.efa_gen(&account.words(&driven));
     command.env("PATH", format!("{}:{path}", bin.display())).env("CHECKPOINT_DISABLE", "1");
     ran(command.env("HOME", packer.home(&account.file("home")))).good();
     let run = account.runs().pop().expect("a run");

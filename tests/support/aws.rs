@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::thread;
+
+use super::http::on_local_port;
 
 /// What a call was given, by the names of the query protocol (`Filter.1.Name`), and `Region` from its signature. The calls
 /// of Parameter Store have their JSON keys.
@@ -26,16 +27,9 @@ pub struct Stub {
 
 impl Stub {
     pub fn start(answer: impl Fn(&str, &Params) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (shared, answer) = (Arc::clone(&log), Arc::new(answer));
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (log, answer) = (Arc::clone(&shared), Arc::clone(&answer));
-                thread::spawn(move || drop(serve(&stream, &log, &*answer)));
-            }
-        });
+        let shared = Arc::clone(&log);
+        let url = on_local_port(move |stream| drop(serve(stream, &shared, &answer)));
         Stub { url, log }
     }
 

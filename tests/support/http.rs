@@ -68,6 +68,20 @@ impl Reply {
     }
 }
 
+/// Gives each connection to a local port a thread of its own; returns the port's URL.
+pub fn on_local_port(serve: impl Fn(&TcpStream) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = Arc::clone(&serve);
+            thread::spawn(move || serve(&stream));
+        }
+    });
+    url
+}
+
 /// A running server; it ends with the test process.
 pub struct Server {
     pub url: String,
@@ -77,17 +91,10 @@ pub struct Server {
 impl Server {
     /// Answers every request with what `answer` says.
     pub fn start(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (shared, answer) = (Arc::clone(&log), Arc::new(answer));
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (log, answer) = (Arc::clone(&shared), Arc::clone(&answer));
-                // A client that goes away early is part of some tests.
-                thread::spawn(move || drop(serve(&stream, &log, &*answer)));
-            }
-        });
+        let shared = Arc::clone(&log);
+        // A client that goes away early is part of some tests.
+        let url = on_local_port(move |stream| drop(serve(stream, &shared, &answer)));
         Server { url, log }
     }
 

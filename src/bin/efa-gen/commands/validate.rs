@@ -14,8 +14,8 @@ use super::list;
 use crate::cli::{OutputArg, ValidateArgs};
 use crate::{files, report};
 
-/// Bytes that are read at once.
-const PIECE: usize = 256 << 10;
+/// Bytes that are read at once: few enough to stay in the cache between the kernel and the parser.
+const PIECE: usize = 64 << 10;
 
 /// Hosts that are listed on the terminal; the page and the JSON have all.
 const HOSTS_SHOWN: usize = 32;
