@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 
-use efa_gen::nccl::{Channels, Check, End, Named, Outcome, Report, Verdict, Weight, fi_info, nvidia_smi};
+use efa_gen::nccl::{Channels, Check, End, Named, Outcome, Report, Verdict, Weight};
 use support::nccl::{fixture, judged, read, shared};
 
 /// What a log must yield.
@@ -476,53 +476,5 @@ fn public_failures_fail() {
         let report = read(text, None);
         assert_eq!(report.failures.len(), 1, "{text}");
         assert_eq!(judged(&report, None, 2).findings[0].check, Check::RunFailed, "{text}");
-    }
-}
-
-#[test]
-fn fi_info_of_any_age() {
-    // Blocks, EFA's, NICs, failed.
-    let counts = |text: &[u8]| {
-        let info = fi_info::parse(text);
-        (info.blocks, info.efa_blocks, info.nics.len(), info.failed)
-    };
-    assert_eq!(counts(fixture("fi_info-efa-absent.txt").0.as_bytes()), (0, 0, 0, true));
-    assert_eq!(counts(fixture("fi_info-tcp.txt").0.as_bytes()), (10, 0, 0, false));
-    let Some(folder) = shared("fi-info") else { return };
-    for (name, wanted) in [
-        ("2020-p3dn-v2.0-three-blocks.txt", (3, 1, 1, false)),
-        ("p4d-v111.0-aws-docs-indentation-lost.txt", (4, 4, 4, false)),
-        ("p4d-v111.20-four-nics.txt", (4, 4, 4, false)),
-        ("g4dn-v116.10-mpi-tagged.txt", (2, 2, 1, false)),
-        ("p5-v120.10-mpi-tagged.excerpt.txt", (2, 2, 2, false)),
-        ("v201.0-efa-direct-three-blocks.txt", (3, 2, 1, false)),
-        ("failure-no-device-libfabric-lt-1.19.stderr.txt", (0, 0, 0, true)),
-        ("failure-no-device-libfabric-ge-1.19.stderr.txt", (0, 0, 0, true)),
-    ] {
-        assert_eq!(counts(&fs::read(folder.join(name)).expect("it is there")), wanted, "{name}");
-    }
-}
-
-#[test]
-fn nvidia_smi_of_any_age() {
-    let read = |text: &[u8]| {
-        let found = nvidia_smi::parse(text);
-        let text = |value: Option<String>| value.unwrap_or_default();
-        (text(found.driver), text(found.cuda), found.gpus, found.models.join(","))
-    };
-    let wanted = |driver: &str, cuda: &str, gpus, models: &str| (driver.into(), cuda.into(), gpus, models.into());
-    assert_eq!(read(fixture("h200-q-head.txt").0.as_bytes()), wanted("580.159.04", "13.0", 2, "NVIDIA H200"));
-    assert_eq!(
-        read(b"NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."),
-        wanted("", "", 0, "")
-    );
-    let Some(folder) = shared("nvidia-smi") else { return };
-    for (name, wanted) in [
-        ("418.67-v100-q-head.txt", wanted("418.67", "10.1", 4, "Tesla V100-SXM2-32GB")),
-        ("520.61-q-head.txt", wanted("520.61.05", "11.8", 1, "NVIDIA RTX A2000 8GB Laptop GPU")),
-        ("535.129-q-compute-head.txt", wanted("535.129.03", "12.2", 1, "")),
-        ("595.44-q-head.txt", wanted("595.44.02", "13.2", 5, "")),
-    ] {
-        assert_eq!(read(&fs::read(folder.join(name)).expect("it is there")), wanted, "{name}");
     }
 }

@@ -3,6 +3,7 @@
 
 use super::evidence::ROWS;
 use super::message::{PLUGIN_NAMES, PROVIDER};
+use super::naming::{few, size, who};
 use super::report::{End, Rank, Report};
 use super::verdict::{Check, Expect, Finding, Weight};
 use crate::catalog::bar::{Run, version_at_least};
@@ -331,8 +332,7 @@ fn bandwidth(found: &mut Found, report: &Report, expect: &Expect) {
             return;
         };
         found.bar = Some((bar, row.size));
-        // Written so that no comparison with NaN passes.
-        if !(row.worst_busbw() >= bar) {
+        if !reaches(row.worst_busbw(), bar) {
             found.fail(check, below(row.worst_busbw(), bar, row.size, "--min-busbw"), to_do);
         }
         return;
@@ -367,7 +367,7 @@ fn bandwidth(found: &mut Found, report: &Report, expect: &Expect) {
         return;
     };
     let busbw = row.worst_busbw();
-    if !(busbw >= bar.fail_below) {
+    if !reaches(busbw, bar.fail_below) {
         found.fail(check, below(busbw, bar.fail_below, bar.size, &bar.source), to_do);
     } else if let Some(warn) = bar.warn_below.filter(|warn| busbw < *warn) {
         found.warn(check, below(busbw, warn, bar.size, &bar.source), to_do);
@@ -392,38 +392,5 @@ fn versions(found: &mut Found, report: &Report) {
     }
     if report.row_count > ROWS as u64 {
         found.notes.push(format!("{} rows; {ROWS} are kept", report.row_count));
-    }
-}
-
-/// `rank 0, rank 3 and 6 more (host a, b)`: ranks of which this holds.
-fn who(report: &Report, holds: impl Fn(&Rank) -> bool) -> String {
-    let ranks: Vec<&Rank> = report.ranks.iter().filter(|rank| holds(rank)).collect();
-    if ranks.is_empty() {
-        return "a rank that the log does not name".into();
-    }
-    let names: Vec<String> = ranks.iter().map(|rank| rank.name()).collect();
-    let mut hosts: Vec<&str> = Vec::new();
-    for rank in ranks.iter().filter(|rank| rank.rank.is_some()) {
-        if hosts.last() != Some(&rank.host.as_str()) {
-            hosts.push(&rank.host);
-        }
-    }
-    let names = few(names.iter().map(String::as_str));
-    if hosts.is_empty() { names } else { format!("{names} (host {})", few(hosts.into_iter())) }
-}
-
-/// The first three, and how many more.
-fn few<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
-    let more = names.len().saturating_sub(3);
-    let text = names.take(3).collect::<Vec<_>>().join(", ");
-    if more > 0 { format!("{text} and {more} more") } else { text }
-}
-
-/// `1 GiB`, `8 B`: exact, so that it can be compared.
-pub(super) fn size(bytes: u64) -> String {
-    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
-        Some((unit, name)) => format!("{} {name}", bytes / unit),
-        None => format!("{bytes} B"),
     }
 }

@@ -14,6 +14,7 @@ mod failure;
 pub mod fi_info;
 mod line;
 mod message;
+mod naming;
 pub mod nvidia_smi;
 mod reader;
 mod report;

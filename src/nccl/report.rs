@@ -203,15 +203,8 @@ pub struct Report {
 impl Report {
     pub(super) fn new(evidence: Evidence, exit_status: Option<i32>) -> Report {
         let ranks = ranks(&evidence);
-        let mut hosts: Vec<String> = Vec::new();
-        let mut gpus: BTreeMap<&str, u64> = BTreeMap::new();
-        let mut known = std::collections::HashSet::new();
-        for facts in evidence.ranks.values() {
-            if known.insert(&facts.host) {
-                hosts.push(facts.host.clone());
-            }
-            *gpus.entry(&facts.gpu).or_default() += 1;
-        }
+        let (hosts, gpus) = hosts_and_gpus(&evidence);
+        let versions = versions(&evidence);
         let highest = evidence.ranks.last_key_value().map_or(0, |(rank, _)| rank + 1);
         let named = |row: &Row| Named {
             size: row.size,
@@ -224,14 +217,6 @@ impl Report {
             count: *count,
             to_do: failure::RUN[*at].to_do,
         });
-        let versions = Versions {
-            nccl: evidence.nccl.texts(),
-            cuda: evidence.cuda.texts(),
-            driver_cuda: evidence.driver_cuda.texts(),
-            plugin: evidence.plugin.texts(),
-            libfabric: evidence.libfabric.texts(),
-            nccl_tests: evidence.nccl_tests.texts(),
-        };
         Report {
             end: end(&evidence, exit_status),
             exit_status,
@@ -240,7 +225,7 @@ impl Report {
             hosts,
             ranks_unsound: evidence.rank_conflict || highest != evidence.ranks.len() as u64,
             too_many_ranks: evidence.too_many,
-            gpus: gpus.into_iter().map(|(name, count)| Counted { name: name.to_owned(), count }).collect(),
+            gpus,
             versions,
             plugin_path: evidence.plugin_path.texts(),
             providers: counted(&evidence.providers),
@@ -365,4 +350,29 @@ fn said(evidence: &Evidence, process: &Process) -> Rank {
         gdr_disabled: process.gdr_disabled,
         ..Rank::default()
     }
+}
+
+fn versions(evidence: &Evidence) -> Versions {
+    Versions {
+        nccl: evidence.nccl.texts(),
+        cuda: evidence.cuda.texts(),
+        driver_cuda: evidence.driver_cuda.texts(),
+        plugin: evidence.plugin.texts(),
+        libfabric: evidence.libfabric.texts(),
+        nccl_tests: evidence.nccl_tests.texts(),
+    }
+}
+
+/// The hosts in the order in which their ranks are named, and how many GPUs there are of each kind.
+fn hosts_and_gpus(evidence: &Evidence) -> (Vec<String>, Vec<Counted>) {
+    let mut hosts: Vec<String> = Vec::new();
+    let mut gpus: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut known = std::collections::HashSet::new();
+    for facts in evidence.ranks.values() {
+        if known.insert(&facts.host) {
+            hosts.push(facts.host.clone());
+        }
+        *gpus.entry(&facts.gpu).or_default() += 1;
+    }
+    (hosts, gpus.into_iter().map(|(name, count)| Counted { name: name.to_owned(), count }).collect())
 }

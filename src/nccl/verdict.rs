@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::check;
+use super::naming;
 use super::report::Report;
 use crate::catalog::bar::Bar;
 use crate::catalog::instance_type::InstanceType;
@@ -200,7 +201,7 @@ pub fn judge(report: &Report, expect: &Expect) -> Verdict {
 fn passed(report: &Report) -> String {
     let last = report.last.as_ref().map_or(String::new(), |last| {
         let worst = last.in_place.map_or(last.out_of_place, |in_place| in_place.min(last.out_of_place));
-        format!(", {worst:.2} GB/s at {}", check::size(last.size))
+        format!(", {worst:.2} GB/s at {}", naming::size(last.size))
     });
     let ranks = report.rank_count();
     match report.hosts.len() {

@@ -302,6 +302,7 @@ pub fn fixture(name: &str) -> (String, Option<i32>) {
 
 /// The folder of other people's samples, which are no part of the project: `EFA_GEN_SHARED`, else `../shared`. Where there
 /// is none, says so; where the variable names one, it must be there.
+#[allow(clippy::print_stdout, reason = "a test's output is shown when it fails")]
 pub fn shared(folder: &str) -> Option<PathBuf> {
     let named = std::env::var_os("EFA_GEN_SHARED").map(PathBuf::from);
     let asked = named.is_some();

@@ -1,0 +1,41 @@
+//! Owns how ranks, hosts and sizes are named in a finding. Knows nothing of what is found.
+
+use super::report::{Rank, Report};
+
+/// `rank 0, rank 3 and 6 more (host a, b)`: ranks of which this holds.
+pub(super) fn who(report: &Report, holds: impl Fn(&Rank) -> bool) -> String {
+    let ranks: Vec<&Rank> = report.ranks.iter().filter(|rank| holds(rank)).collect();
+    if ranks.is_empty() {
+        return "a rank that the log does not name".into();
+    }
+    let names: Vec<String> = ranks.iter().map(|rank| rank.name()).collect();
+    let mut hosts: Vec<&str> = Vec::new();
+    for rank in ranks.iter().filter(|rank| rank.rank.is_some()) {
+        if hosts.last() != Some(&rank.host.as_str()) {
+            hosts.push(&rank.host);
+        }
+    }
+    let names = few(names.iter().map(String::as_str));
+    if hosts.is_empty() { names } else { format!("{names} (host {})", few(hosts.into_iter())) }
+}
+
+/// The first three, and how many more.
+pub(super) fn few<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = names.len().saturating_sub(3);
+    let text = names.take(3).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{text} and {more} more") } else { text }
+}
+
+/// `1 GiB`, `8 B`: exact, so that it can be compared.
+pub(super) fn size(bytes: u64) -> String {
+    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{} {name}", bytes / unit),
+        None => format!("{bytes} B"),
+    }
+}
+
+/// Whether a bandwidth is no less than the bar; NaN, which no comparison finds less, is not.
+fn reaches(busbw: f64, bar: f64) -> bool {
+    busbw >= bar
+}
