@@ -34,8 +34,3 @@ pub(super) fn size(bytes: u64) -> String {
         None => format!("{bytes} B"),
     }
 }
-
-/// Whether a bandwidth is no less than the bar; NaN, which no comparison finds less, is not.
-fn reaches(busbw: f64, bar: f64) -> bool {
-    busbw >= bar
-}
