@@ -22,7 +22,7 @@ pub struct Account {
 }
 
 /// Nobody else works here: regions in which no other test makes anything.
-const REGIONS: [&str; 22] = [
+const REGIONS: [&str; 23] = [
     "us-east-2",
     "us-west-1",
     "ca-central-1",
@@ -45,6 +45,7 @@ const REGIONS: [&str; 22] = [
     "ap-southeast-3",
     "ap-southeast-4",
     "me-central-1",
+    "ap-southeast-5",
 ];
 
 /// Name of the image that `ready_image` makes.

@@ -111,6 +111,45 @@ fn killed_at_every_new_call_it_is_resumed_to_the_image() {
     account.keeps_no_secret();
 }
 
+/// A build is killed in each of its stages, from the first to the seal, and goes on each time.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn killed_in_every_stage_it_is_resumed_to_the_image() {
+    let account = Account::new();
+    let before = account.things();
+    let mut stage = 0;
+    loop {
+        stage += 1;
+        let mut command = match account.runs().pop() {
+            None => account.efa_gen(&account.words(&["--ssh-cidr", "10.78.0.1/32"])),
+            Some(run) => account.efa_gen(&["build", "--resume", &run]),
+        };
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = child.spawn().expect("it starts");
+        let run = wait_for("the run", 60, || account.runs().pop());
+        let log = account.runs_folder().join(&run).join("build.log");
+        let begun = || std::fs::read_to_string(&log).unwrap_or_default().contains(&format!(" [{stage}/11] "));
+        let ended =
+            wait_for(&format!("stage {stage}, or the end"), 600, || match child.try_wait().expect("a status") {
+                None => begun().then_some(None),
+                status => Some(status),
+            });
+        if let Some(status) = ended {
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(status.success(), "{stage}: {status}\n{log}");
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(300 * stage));
+        child.kill().expect("it is killed");
+        child.wait().expect("it ended");
+    }
+    assert_eq!(stage, 12, "killed in every stage");
+    let run = account.runs().pop().expect("a run");
+    assert_eq!(account.instances_of(&run).len(), 1, "{:?}", account.instances_of(&run));
+    account.published_then_removed(&run, &before);
+    account.keeps_no_secret();
+}
+
 /// A copy in another region is as much the run's as the rest.
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]

@@ -112,11 +112,16 @@ impl Build<'_> {
 
     /// Waits until a login succeeds. True if none ever will again, because a process before this one has sealed the machine.
     async fn log_in(&self, instance: &Instance, guest: &Guest) -> Result<bool> {
-        if self.resumed
-            && guest.wait_until_up(install::BETWEEN_LOOKS).await.is_err()
-            && self.is_sealed(instance).await?
-        {
-            return Ok(true);
+        let end = tokio::time::Instant::now() + install::UP;
+        // The seal may be at work still, its keys gone already.
+        while self.resumed && guest.wait_until_up(install::BETWEEN_LOOKS).await.is_err() {
+            if self.is_sealed(instance).await? {
+                return Ok(true);
+            }
+            self.install_on(instance, guest).must_be_there().await?;
+            if tokio::time::Instant::now() > end {
+                break;
+            }
         }
         self.install_on(instance, guest).wait_until_up().await?;
         Ok(false)
