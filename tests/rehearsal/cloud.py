@@ -100,7 +100,7 @@ def make_venv():
 
 def make_certificates(folder):
     """A certificate authority of this cloud alone, and a certificate for the names of AWS's API."""
-    names = ["*.amazonaws.com"] + [f"*.{region}.amazonaws.com" for region in ("us-east-1", "us-west-2", "eu-west-1", "eu-west-3", "eu-north-1")]
+    names = ["*.amazonaws.com"] + [f"*.{region}.amazonaws.com" for region in ("us-east-1", "us-west-2", "eu-west-1", "eu-west-3", "eu-north-1", "ca-west-1")]
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
     subprocess.run([*new, "-subj", "/CN=rehearsal", "-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.crt"], **quiet)

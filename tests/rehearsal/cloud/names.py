@@ -9,7 +9,7 @@ import network
 
 # AWS's own names are those without a region and those of the regions that there are.
 SERVED = re.compile(
-    r"(^|\.)(deb\.debian\.org|rehearsal\.test)$|^[a-z0-9-]+(\.(us-east-1|us-west-2|eu-west-1|eu-west-3|eu-north-1))?\.amazonaws\.com$"
+    r"(^|\.)(deb\.debian\.org|rehearsal\.test)$|^[a-z0-9-]+(\.(us-east-1|us-west-2|eu-west-1|eu-west-3|eu-north-1|ca-west-1))?\.amazonaws\.com$"
 )
 GUEST = re.compile(r"^ip-(\d+)-(\d+)-(\d+)-(\d+)\.ec2\.internal$")
 
