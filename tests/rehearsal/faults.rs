@@ -37,7 +37,11 @@ fn disk_full(name: &str, step: &str, command: &str, title: &str) {
     guest.write("/root/hook", "0644", format!("pause {}_{step} {command}", name.replace('-', "_")).as_bytes());
     let said = std::thread::scope(|scope| {
         let run = scope.spawn(|| guest.root(&format!("BASH_ENV=/root/hook.sh bash {SCRIPT} --stage {name}")));
-        wait_for("the step", 600, || (guest.root("test -e /run/paused").code == 0).then_some(()));
+        let paused = || guest.root("test -e /run/paused").code == 0;
+        wait_for("the step", 600, || (run.is_finished() || paused()).then_some(()));
+        if run.is_finished() {
+            panic!("{name}.{step} ended before it was reached: {}", run.join().expect("it is run").text);
+        }
         steer("leave-free", &[&format!("address={}", guest.address), "mib=0"]);
         guest.root("touch /run/go-on").good();
         run.join().expect("it is run")
