@@ -76,7 +76,7 @@ fn the_disk_is_full_in_the_softwares_stages() {
         ("driver", "driver", "run", "Install NVIDIA driver 580.159.04"),
         ("efa", "install", "in_folder", "Run EFA installer 1.50.0"),
         ("nccl", "build", "checkout", "Check out the pinned commit, build, install"),
-        ("plugin", "build", "run", "Check out the pinned commit, build, install"),
+        ("plugin", "build", "checkout", "Check out the pinned commit, build, install"),
         ("nccl-tests", "build", "checkout", "Check out the pinned commit, build"),
     ] {
         disk_full(name, step, command, title);
