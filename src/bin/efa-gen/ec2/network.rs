@@ -1,0 +1,135 @@
+//! Owns where a machine stands and how it is reached: types, zones, subnets, routes, security groups and key pairs.
+//! Knows nothing of machines.
+
+use aws_sdk_ec2::types as sdk;
+
+use super::model::{Subnet, Tags, TypeInfo};
+use super::{Answer, Aws, failed, sdk_filters, tagged, text};
+
+/// Every address: the destination of a route to whatever no other route covers.
+const DEFAULT_ROUTE: &str = "0.0.0.0/0";
+
+impl Aws {
+    /// What EC2 says of a type; `None` where the region does not have it.
+    pub async fn instance_type(&self, name: &str) -> Answer<Option<TypeInfo>> {
+        let wanted = sdk_filters(&[("instance-type", name)]);
+        let answer = self.ec2.describe_instance_types().set_filters(wanted).send().await;
+        let answer = answer.map_err(|error| failed("DescribeInstanceTypes", &error))?;
+        Ok(answer.instance_types.unwrap_or_default().into_iter().next().map(type_info))
+    }
+
+    /// The zones that offer a type.
+    pub async fn zones_with(&self, kind: &str) -> Answer<Vec<String>> {
+        let call = self.ec2.describe_instance_type_offerings().location_type(sdk::LocationType::AvailabilityZone);
+        let pages = call.set_filters(sdk_filters(&[("instance-type", kind)])).into_paginator().items().send();
+        let offerings = pages.collect::<std::result::Result<Vec<_>, _>>().await;
+        let offerings = offerings.map_err(|error| failed("DescribeInstanceTypeOfferings", &error))?;
+        let mut zones: Vec<String> = offerings.into_iter().filter_map(|offering| offering.location).collect();
+        zones.sort();
+        Ok(zones)
+    }
+
+    pub async fn subnets(&self, filters: &[(&str, &str)]) -> Answer<Vec<Subnet>> {
+        let pages = self.ec2.describe_subnets().set_filters(sdk_filters(filters)).into_paginator().items().send();
+        let subnets = pages.collect::<std::result::Result<Vec<_>, _>>().await;
+        let subnets = subnets.map_err(|error| failed("DescribeSubnets", &error))?;
+        let subnet = |subnet: sdk::Subnet| Subnet {
+            id: text(subnet.subnet_id),
+            vpc: text(subnet.vpc_id),
+            zone: text(subnet.availability_zone),
+            default: subnet.default_for_az.unwrap_or(false),
+            public_addresses: subnet.map_public_ip_on_launch.unwrap_or(false),
+            free_addresses: subnet.available_ip_address_count.unwrap_or(0),
+        };
+        Ok(subnets.into_iter().map(subnet).collect())
+    }
+
+    /// Where a subnet's default route leads: the id of a gateway (`igw-...`, `nat-...`), or nothing.
+    pub async fn default_route(&self, subnet: &Subnet) -> Answer<Option<String>> {
+        let own = self.route_tables(&[("association.subnet-id", &subnet.id)]).await?;
+        let tables = match own.is_empty() {
+            true => self.route_tables(&[("vpc-id", &subnet.vpc), ("association.main", "true")]).await?,
+            false => own,
+        };
+        let routes = tables.into_iter().flat_map(|table| table.routes.unwrap_or_default());
+        let mut defaults = routes.filter(|route| route.destination_cidr_block.as_deref() == Some(DEFAULT_ROUTE));
+        Ok(defaults.next().and_then(|route| {
+            let via = [route.gateway_id, route.nat_gateway_id, route.transit_gateway_id, route.network_interface_id];
+            via.into_iter().flatten().next()
+        }))
+    }
+
+    async fn route_tables(&self, filters: &[(&str, &str)]) -> Answer<Vec<sdk::RouteTable>> {
+        let answer = self.ec2.describe_route_tables().set_filters(sdk_filters(filters)).send().await;
+        Ok(answer.map_err(|error| failed("DescribeRouteTables", &error))?.route_tables.unwrap_or_default())
+    }
+
+    pub async fn create_group(&self, name: &str, about: &str, vpc: &str, tags: &Tags, dry_run: bool) -> Answer<String> {
+        let call = self.ec2.create_security_group().group_name(name).description(about).vpc_id(vpc).dry_run(dry_run);
+        let call = call.tag_specifications(tagged(sdk::ResourceType::SecurityGroup, tags));
+        Ok(text(call.send().await.map_err(|error| failed("CreateSecurityGroup", &error))?.group_id))
+    }
+
+    /// Ids of security groups.
+    pub async fn groups(&self, filters: &[(&str, &str)]) -> Answer<Vec<String>> {
+        let call = self.ec2.describe_security_groups().set_filters(sdk_filters(filters));
+        let found = call.into_paginator().items().send().collect::<std::result::Result<Vec<_>, _>>().await;
+        let found = found.map_err(|error| failed("DescribeSecurityGroups", &error))?;
+        Ok(found.into_iter().filter_map(|group| group.group_id).collect())
+    }
+
+    /// Lets these addresses reach port 22. That it is so already is no error.
+    pub async fn allow_ssh(&self, group: &str, cidrs: &[String]) -> Answer<()> {
+        let mut rule = sdk::IpPermission::builder().ip_protocol("tcp").from_port(22).to_port(22);
+        for cidr in cidrs {
+            rule = match cidr.contains(':') {
+                true => rule.ipv6_ranges(sdk::Ipv6Range::builder().cidr_ipv6(cidr).build()),
+                false => rule.ip_ranges(sdk::IpRange::builder().cidr_ip(cidr).build()),
+            };
+        }
+        let call = self.ec2.authorize_security_group_ingress().group_id(group).ip_permissions(rule.build());
+        unless_duplicate(call.send().await.map(drop).map_err(|error| failed("AuthorizeSecurityGroupIngress", &error)))
+    }
+
+    /// Guide step 1: all traffic between the group's own members, both ways, which EFA needs.
+    pub async fn allow_members(&self, group: &str) -> Answer<()> {
+        let pair = sdk::UserIdGroupPair::builder().group_id(group).build();
+        let rule = sdk::IpPermission::builder().ip_protocol("-1").user_id_group_pairs(pair).build();
+        let call = self.ec2.authorize_security_group_ingress().group_id(group).ip_permissions(rule.clone());
+        let answer = call.send().await.map(drop).map_err(|error| failed("AuthorizeSecurityGroupIngress", &error));
+        unless_duplicate(answer)?;
+        let call = self.ec2.authorize_security_group_egress().group_id(group).ip_permissions(rule);
+        unless_duplicate(call.send().await.map(drop).map_err(|error| failed("AuthorizeSecurityGroupEgress", &error)))
+    }
+
+    /// Imports the public half of a key pair (one line of OpenSSH).
+    pub async fn import_key(&self, name: &str, public: &str, tags: &Tags, dry_run: bool) -> Answer<()> {
+        let material = aws_sdk_ec2::primitives::Blob::new(public.as_bytes());
+        let call = self.ec2.import_key_pair().key_name(name).public_key_material(material).dry_run(dry_run);
+        let call = call.tag_specifications(tagged(sdk::ResourceType::KeyPair, tags));
+        call.send().await.map_err(|error| failed("ImportKeyPair", &error))?;
+        Ok(())
+    }
+}
+
+fn unless_duplicate(answer: Answer<()>) -> Answer<()> {
+    match answer {
+        Err(error) if error.is_duplicate() => Ok(()),
+        other => other,
+    }
+}
+
+fn type_info(info: sdk::InstanceTypeInfo) -> TypeInfo {
+    let efa = info.network_info.as_ref().and_then(|network| network.efa_info.as_ref()?.maximum_efa_interfaces);
+    let gpus = info.gpu_info.and_then(|gpus| gpus.gpus).unwrap_or_default();
+    let architectures = info.processor_info.and_then(|cpu| cpu.supported_architectures).unwrap_or_default();
+    let usage = info.supported_usage_classes.unwrap_or_default();
+    TypeInfo {
+        vcpus: info.v_cpu_info.and_then(|cpus| cpus.default_v_cpus).unwrap_or(0),
+        architectures: architectures.iter().map(|name| name.as_str().to_owned()).collect(),
+        efa: efa.unwrap_or(0),
+        gpus: gpus.iter().filter_map(|gpu| gpu.count).sum(),
+        nitro: info.hypervisor == Some(sdk::InstanceTypeHypervisor::Nitro) || info.bare_metal == Some(true),
+        spot: usage.contains(&sdk::UsageClassType::Spot),
+    }
+}
