@@ -1,28 +1,26 @@
-//! Owns `efa-gen build`: the plans and preflights of every distribution asked for, the runs side by side, what becomes of
-//! them when they fail or are interrupted, and the summary. Knows nothing of how a build goes.
+//! Owns `efa-gen build`: the preflights of everything that is to be built, the runs side by side, the signals that stop them,
+//! and the summary. Knows nothing of how a build goes.
 
-use std::fs::File;
-use std::io::{BufRead, IsTerminal};
+mod finish;
+mod order;
+
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use efa_gen::catalog::Catalog;
 use efa_gen::error::{Class, Error, Result};
-use efa_gen::plan::{self, Plan, Request};
 use efa_gen::render::{self, Format};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinSet, LocalSet};
 
-use super::{fetch, list, recipe, render as render_command};
+use self::finish::finish;
+use self::order::{Order, Resumed, new_run, orders};
+use super::{fetch, list};
 use crate::build::preflight::{Preflight, Ready};
 use crate::build::problem;
-use crate::build::run::{self, Folder, Record};
-use crate::build::{Build, Built, describe, packer, publish, sweep, tags};
+use crate::build::{Build, Built, describe, packer, publish, tags};
 use crate::cli::OutputArg;
-use crate::cli::cloud::{BuildArgs, Driver, OnError};
+use crate::cli::cloud::{BuildArgs, Driver};
 use crate::ec2::Aws;
-use crate::ec2::model::Thing;
 use crate::events::{Event, Screen, Talk};
 use crate::{files, report};
 
@@ -34,24 +32,6 @@ pub fn run(args: &BuildArgs) -> Result<()> {
     // A download that nobody waits for any more.
     runtime.shutdown_background();
     done
-}
-
-/// One distribution of the command line.
-#[derive(Debug, Clone)]
-struct Order {
-    args: BuildArgs,
-    catalog: Arc<Catalog>,
-    plan: Arc<Plan>,
-    /// A run that goes on.
-    resumed: Option<Resumed>,
-}
-
-#[derive(Debug, Clone)]
-struct Resumed {
-    folder: Folder,
-    record: Record,
-    /// Held as long as the run lasts.
-    _lock: Arc<File>,
 }
 
 /// How one build ended.
@@ -85,52 +65,6 @@ async fn builds(args: &BuildArgs) -> Result<()> {
     }
     ended.sort_by_key(|(index, ..)| *index);
     summary(args, ended)
-}
-
-/// The plans of everything that is asked for; one that can't be planned ends the command before AWS is asked anything.
-fn orders(args: &BuildArgs) -> Result<Vec<Order>> {
-    if let Some(name) = &args.resume {
-        let (folder, _) = Folder::open(name)?;
-        let lock = Arc::new(folder.lock()?);
-        // Read again: whoever had the lock may just have ended the run.
-        let (folder, record) = Folder::open(name)?;
-        let given = BuildArgs {
-            resume: Some(name.clone()),
-            output: args.output,
-            on_error: args.on_error,
-            ..record.args.clone()
-        };
-        let distribution = record.distribution.clone();
-        return Ok(vec![order(&given, &distribution, Some(Resumed { folder, record, _lock: lock }))?]);
-    }
-    let catalog = recipe::catalog(args.recipe.stack_file.as_deref())?;
-    let ids = render_command::distributions(&catalog, &args.distro)?;
-    let single = [
-        ("--name", args.publish.name.is_some()),
-        ("--ssm-parameter", args.publish.ssm_parameter.is_some()),
-        ("--source-ami", args.builder.source_ami.is_some()),
-    ];
-    if let (Some((flag, _)), true) = (single.into_iter().find(|(_, given)| *given), ids.len() > 1) {
-        return Err(Error::new(Class::Usage, format!("{flag} is for one image, and {} are asked for", ids.len()))
-            .hint("build that one by itself"));
-    }
-    ids.iter().map(|id| order(args, id, None)).collect()
-}
-
-fn order(args: &BuildArgs, distribution: &str, resumed: Option<Resumed>) -> Result<Order> {
-    let catalog = recipe::catalog(args.recipe.stack_file.as_deref())?;
-    let mut recipe_args = args.recipe.clone();
-    // A gate runs the test that the plan ends with.
-    recipe_args.test |= args.publish.gate.is_some() && !recipe_args.no_gpu;
-    let request = Request { distribution: distribution.to_owned(), ..recipe::request(&recipe_args)? };
-    let plan = plan::plan(&catalog, &request)?;
-    if let Some(Resumed { folder, record, .. }) = resumed.as_ref().filter(|run| run.record.plan != plan.digest()) {
-        let message = format!("run {} was of plan {}, its flags now give {}", folder.run, record.plan, plan.digest());
-        return Err(Error::new(Class::Usage, message).hint(
-            "efa-gen, the stack file or the extra script has changed since: use what it began with, or sweep the run",
-        ));
-    }
-    Ok(Order { args: args.clone(), catalog: Arc::new(catalog), plan: Arc::new(plan), resumed })
 }
 
 /// One build from preflight to summary, its clean-up included.
@@ -268,106 +202,6 @@ fn cache_folder() -> Result<PathBuf> {
     let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
     let none = || Error::new(Class::Io, "there is no folder for downloads").hint("set HOME or XDG_CACHE_HOME");
     Ok(cache.ok_or_else(none)?.join("efa-gen"))
-}
-
-fn new_run(order: &Order, ready: &Ready) -> Result<(Folder, Record)> {
-    let run = run::new_id();
-    let folder = Folder::create(&run)?;
-    let record = Record {
-        run,
-        distribution: order.plan.distribution.clone(),
-        args: order.args.clone(),
-        account: ready.identity.account.clone(),
-        region: ready.region.clone(),
-        plan: order.plan.digest(),
-        base: ready.base.id.clone(),
-        name: ready.name.clone(),
-        ssh_cidrs: ready.ssh_cidrs.clone(),
-        tried: std::collections::BTreeMap::new(),
-    };
-    folder.keep(&record)?;
-    Ok((folder, record))
-}
-
-/// Removes what the run has made, unless it is to be kept; a second signal leaves it and says what is left.
-async fn finish(
-    aws: &Aws,
-    args: &BuildArgs,
-    folder: &Folder,
-    talk: &Talk,
-    mut stop: watch::Receiver<u32>,
-    built: Result<Built>,
-) -> Result<Built> {
-    let asked = match &built {
-        Err(error) if args.on_error != OnError::Ask || error.class() != Class::Interrupted => {
-            tokio::select! {
-                keep = keeps(args.on_error) => keep,
-                _ = stop.changed() => false,
-            }
-        }
-        _ => false,
-    };
-    if asked {
-        let run = &folder.run;
-        talk.note(format!(
-            "everything is kept: go on with --resume {run}, remove it with efa-gen sweep --run {run} --yes"
-        ));
-        if let Some(login) = folder.login()? {
-            talk.note(format!("log in with: {login}"));
-        }
-        return built;
-    }
-    talk.step("Remove what the run has made");
-    let known = folder.known()?;
-    // Copies that were begun lie in other regions.
-    let also: &[String] = if built.is_err() { &args.publish.copy_to } else { &[] };
-    let places = built.iter().flat_map(|built| &built.copies);
-    let done = places.flat_map(|place| place.snapshots.iter().chain([&place.image])).cloned().collect();
-    let left = tokio::select! {
-        left = sweep::undo(aws, &folder.run, also, &known, done, talk) => left,
-        _ = stop.changed() => Err(Error::new(Class::Interrupted, "interrupted again: the clean-up is not finished")),
-    };
-    let left: Vec<Thing> = match (left, &built) {
-        (Ok(left), _) => left,
-        (Err(error), Ok(_)) => return Err(error.hint(format!("efa-gen sweep --run {} removes the rest", folder.run))),
-        (Err(error), Err(_)) => {
-            talk.note(format!("{error}: efa-gen sweep --run {} removes the rest", folder.run));
-            return built;
-        }
-    };
-    if let Some(thing) = left.first() {
-        let message = format!("{} {} and {} more are still there", thing.kind.name(), thing.id, left.len() - 1);
-        let error = Error::new(Class::Cloud, message).hint(format!("efa-gen sweep --run {} removes them", folder.run));
-        return if built.is_ok() {
-            Err(error)
-        } else {
-            talk.note(error.to_string());
-            built
-        };
-    }
-    folder.forget_secrets()?;
-    built
-}
-
-/// Only a person at a terminal can be asked.
-async fn keeps(on_error: OnError) -> bool {
-    match on_error {
-        OnError::Keep => true,
-        OnError::Cleanup => false,
-        OnError::Ask if !std::io::stdin().is_terminal() => {
-            report::say("note: nobody can be asked here, so everything is removed");
-            false
-        }
-        OnError::Ask => {
-            report::say("The build failed. Keep the builder to look at it? [y/N]");
-            let answer = tokio::task::spawn_blocking(|| {
-                let mut answer = String::new();
-                std::io::stdin().lock().read_line(&mut answer).map(|_| answer)
-            });
-            // No answer is a no.
-            matches!(answer.await, Ok(Ok(answer)) if answer.trim().eq_ignore_ascii_case("y"))
-        }
-    }
 }
 
 /// Counts the signals that ask the process to end.

@@ -1,0 +1,98 @@
+//! Owns what is to be built: the plans of every distribution of the command line, or of the run that goes on, and a new
+//! run's record. Knows nothing of AWS's calls.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use efa_gen::catalog::Catalog;
+use efa_gen::error::{Class, Error, Result};
+use efa_gen::plan::{self, Plan, Request};
+
+use crate::build::preflight::Ready;
+use crate::build::run::{self, Folder, Record};
+use crate::cli::cloud::BuildArgs;
+use crate::commands::{recipe, render};
+
+/// One distribution of the command line.
+#[derive(Debug, Clone)]
+pub struct Order {
+    pub args: BuildArgs,
+    pub catalog: Arc<Catalog>,
+    pub plan: Arc<Plan>,
+    /// A run that goes on.
+    pub resumed: Option<Resumed>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Resumed {
+    pub folder: Folder,
+    pub record: Record,
+    /// Held as long as the run lasts.
+    _lock: Arc<File>,
+}
+
+/// The plans of everything that is asked for; one that can't be planned ends the command before AWS is asked anything.
+pub fn orders(args: &BuildArgs) -> Result<Vec<Order>> {
+    if let Some(name) = &args.resume {
+        let (folder, _) = Folder::open(name)?;
+        let lock = Arc::new(folder.lock()?);
+        // Read again: whoever had the lock may just have ended the run.
+        let (folder, record) = Folder::open(name)?;
+        let given = BuildArgs {
+            resume: Some(name.clone()),
+            output: args.output,
+            on_error: args.on_error,
+            ..record.args.clone()
+        };
+        let distribution = record.distribution.clone();
+        return Ok(vec![order(&given, &distribution, Some(Resumed { folder, record, _lock: lock }))?]);
+    }
+    let catalog = recipe::catalog(args.recipe.stack_file.as_deref())?;
+    let ids = render::distributions(&catalog, &args.distro)?;
+    let single = [
+        ("--name", args.publish.name.is_some()),
+        ("--ssm-parameter", args.publish.ssm_parameter.is_some()),
+        ("--source-ami", args.builder.source_ami.is_some()),
+    ];
+    if let (Some((flag, _)), true) = (single.into_iter().find(|(_, given)| *given), ids.len() > 1) {
+        return Err(Error::new(Class::Usage, format!("{flag} is for one image, and {} are asked for", ids.len()))
+            .hint("build that one by itself"));
+    }
+    ids.iter().map(|id| order(args, id, None)).collect()
+}
+
+fn order(args: &BuildArgs, distribution: &str, resumed: Option<Resumed>) -> Result<Order> {
+    let catalog = recipe::catalog(args.recipe.stack_file.as_deref())?;
+    let mut recipe_args = args.recipe.clone();
+    // A gate runs the test that the plan ends with.
+    recipe_args.test |= args.publish.gate.is_some() && !recipe_args.no_gpu;
+    let request = Request { distribution: distribution.to_owned(), ..recipe::request(&recipe_args)? };
+    let plan = plan::plan(&catalog, &request)?;
+    if let Some(Resumed { folder, record, .. }) = resumed.as_ref().filter(|run| run.record.plan != plan.digest()) {
+        let message = format!("run {} was of plan {}, its flags now give {}", folder.run, record.plan, plan.digest());
+        return Err(Error::new(Class::Usage, message).hint(
+            "efa-gen, the stack file or the extra script has changed since: use what it began with, or sweep the run",
+        ));
+    }
+    Ok(Order { args: args.clone(), catalog: Arc::new(catalog), plan: Arc::new(plan), resumed })
+}
+
+/// The folder of a run that begins, and its record.
+pub fn new_run(order: &Order, ready: &Ready) -> Result<(Folder, Record)> {
+    let run = run::new_id();
+    let folder = Folder::create(&run)?;
+    let record = Record {
+        run,
+        distribution: order.plan.distribution.clone(),
+        args: order.args.clone(),
+        account: ready.identity.account.clone(),
+        region: ready.region.clone(),
+        plan: order.plan.digest(),
+        base: ready.base.id.clone(),
+        name: ready.name.clone(),
+        ssh_cidrs: ready.ssh_cidrs.clone(),
+        tried: std::collections::BTreeMap::new(),
+    };
+    folder.keep(&record)?;
+    Ok((folder, record))
+}
