@@ -50,7 +50,7 @@ fn every_distribution_and_format() {
 #[test]
 fn a_builders_user_data() {
     let run = "20261122-171500-ab12";
-    let text = builder::user_data(run, 1_795_000_000, 14_400).expect("it can be rendered");
+    let text = builder::user_data(builder::Machine::Builder, run, 1_795_000_000, 14_400).expect("it can be rendered");
     insta::with_settings!({
         snapshot_path => in_repository("snapshots/builder"),
         prepend_module_to_snapshot => false,

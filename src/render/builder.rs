@@ -1,5 +1,5 @@
-//! Owns the user-data of a builder that efa-gen drives itself, and the marks by which it speaks on the serial console.
-//! Knows nothing of plans: the same for every distribution.
+//! Owns the user-data of a machine that efa-gen drives itself, a builder or a node of a cluster, and the marks by which it
+//! speaks on the serial console. Knows nothing of plans: the same for every distribution.
 
 use std::io::Write;
 use std::sync::LazyLock;
@@ -14,19 +14,37 @@ static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
 });
 
 #[derive(Serialize)]
-struct View<'a> {
-    run: &'a str,
+struct View {
+    about: Vec<String>,
     deadline: i64,
     longest: i64,
     keys_begin: String,
     keys_end: String,
 }
 
-/// A cloud-boothook that ends the builder at `deadline` (seconds since 1970), at most `longest` seconds after a boot, and
+/// Whose user-data it is.
+#[derive(Debug, Clone, Copy)]
+pub enum Machine<'a> {
+    /// An image is made of it, or tested on it.
+    Builder,
+    /// A node of the cluster with this name.
+    Node(&'a str),
+}
+
+/// A cloud-boothook that ends the machine at `deadline` (seconds since 1970), at most `longest` seconds after a boot, and
 /// prints its public host keys to the console. `run` is the run's id.
-pub fn user_data(run: &str, deadline: i64, longest: i64) -> Result<String> {
+pub fn user_data(machine: Machine, run: &str, deadline: i64, longest: i64) -> Result<String> {
+    let about = match machine {
+        Machine::Builder => vec![
+            format!(
+                "The builder of run {run}, at each of its boots. Nothing of this is in the image: cloud-init keeps it below"
+            ),
+            "/var/lib/cloud/instance, which the seal removes.".to_owned(),
+        ],
+        Machine::Node(name) => vec![format!("A node of cluster {name}, run {run}, at each of its boots.")],
+    };
     TEMPLATE.fill(&View {
-        run,
+        about,
         deadline,
         longest,
         keys_begin: mark("BEGIN HOST KEYS", run),
@@ -34,15 +52,30 @@ pub fn user_data(run: &str, deadline: i64, longest: i64) -> Result<String> {
     })
 }
 
+/// The user-data of a cluster's node: the boothook, the cluster's public key for the login user, and whatever installs the
+/// machine at its first boot (`#cloud-config`), if anything does.
+pub fn of_node(boothook: &str, public: &str, install: Option<&str>) -> String {
+    let trust = serde_json::json!({"ssh_authorized_keys": [public]});
+    let mut parts = vec![
+        serde_json::json!({"type": "text/cloud-boothook", "content": boothook}),
+        serde_json::json!({"type": "text/cloud-config", "content": format!("#cloud-config\n{trust}\n")}),
+    ];
+    parts.extend(install.map(|text| serde_json::json!({"type": "text/cloud-config", "content": text})));
+    archive(&parts)
+}
+
 /// The same, and a host key that cloud-init installs. Whoever may read the user-data can then play the builder.
-pub fn with_host_key(boothook: &str, private: &str, public: &str) -> Result<String> {
+pub fn with_host_key(boothook: &str, private: &str, public: &str) -> String {
     let config = serde_json::json!({"ssh_keys": {"ed25519_private": private, "ed25519_public": public}});
-    let archive = serde_json::json!([
-        {"type": "text/cloud-boothook", "content": boothook},
-        {"type": "text/cloud-config", "content": format!("#cloud-config\n{config}\n")},
-    ]);
-    // JSON is YAML, and cloud-init from 0.6 on knows the archive.
-    Ok(format!("#cloud-config-archive\n{archive}\n"))
+    archive(&[
+        serde_json::json!({"type": "text/cloud-boothook", "content": boothook}),
+        serde_json::json!({"type": "text/cloud-config", "content": format!("#cloud-config\n{config}\n")}),
+    ])
+}
+
+/// JSON is YAML, and cloud-init from 0.6 on knows the archive.
+fn archive(parts: &[serde_json::Value]) -> String {
+    format!("#cloud-config-archive\n{}\n", serde_json::Value::from(parts))
 }
 
 /// The public keys, one line of OpenSSH each, that the console shows whole between the run's marks: the last time that it
@@ -70,7 +103,7 @@ fn mark(what: &str, run: &str) -> String {
     format!("-----EFA-GEN {what} {run}-----")
 }
 
-/// Nothing is escaped: a run's id and numbers need none.
+/// Nothing is escaped: a run's id, a cluster's name and numbers need none.
 fn escape(text: &str, output: &mut dyn Write) -> std::io::Result<()> {
     output.write_all(text.as_bytes())
 }

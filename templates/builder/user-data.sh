@@ -1,7 +1,8 @@
 #cloud-boothook
 #!/bin/sh
-# The builder of run <~ run ~>, at each of its boots. Nothing of this is in the image: cloud-init keeps it below
-# /var/lib/cloud/instance, which the seal removes.
+<%- for line in about %>
+# <~ line ~>
+<%- endfor %>
 
 # Whatever became of efa-gen: an instance that nobody has ended by now ends itself. Its shutdown behaviour is "terminate".
 (

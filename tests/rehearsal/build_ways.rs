@@ -101,7 +101,13 @@ fn a_build_that_fails_is_kept_and_goes_on() {
 fn a_builder_that_is_left_alone_ends_itself() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock that is right");
     let deadline = i64::try_from(now.as_secs()).expect("a time") + 75;
-    let user_data = efa_gen::render::builder::user_data("20260101-000000-abcd", deadline, 600).expect("user-data");
+    let user_data = efa_gen::render::builder::user_data(
+        efa_gen::render::builder::Machine::Builder,
+        "20260101-000000-abcd",
+        deadline,
+        600,
+    )
+    .expect("user-data");
     let launched = ec2(
         "run_instances",
         &json!({"ImageId": base_image(), "InstanceType": "c5.4xlarge", "MinCount": 1, "MaxCount": 1, "KeyName": "rehearsal",

@@ -11,6 +11,8 @@ mod ec2;
 mod events;
 mod files;
 mod part;
+#[cfg(feature = "ec2")]
+mod place;
 mod report;
 #[cfg(feature = "ec2")]
 mod ssh;

@@ -7,7 +7,7 @@ use efa_gen::error::{Class, Error, Result};
 use efa_gen::render::builder as guest;
 
 use super::Build;
-use super::preflight::{self, Machine, Ready};
+use super::preflight::{self, Ready};
 use super::run::Tried;
 use super::tags;
 use crate::cli::cloud::HostKey;
@@ -16,6 +16,7 @@ use crate::ec2::model::{Instance, Kind, Launch, Tags, Thing};
 use crate::ec2::refusal::ApiError;
 use crate::events::Event;
 use crate::files;
+use crate::place::Machine;
 use crate::ssh::{self, Guest};
 
 /// How long EC2 may take to know what it has just made (AWS EC2 API Reference, "Eventual consistency").
@@ -231,8 +232,13 @@ impl Build<'_> {
     }
 
     fn user_data(&self, deadline: i64) -> Result<String> {
-        let boothook = guest::user_data(&self.folder.run, deadline, i64::from(self.args.builder.deadline) * 60)?;
-        match self.args.reach.host_key {
+        let boothook = guest::user_data(
+            guest::Machine::Builder,
+            &self.folder.run,
+            deadline,
+            i64::from(self.args.builder.deadline) * 60,
+        )?;
+        match self.args.builder.host_key {
             HostKey::Console => Ok(boothook),
             HostKey::Inject => {
                 self.talk.note("whoever may read the instance's user-data can read its host key and play the builder");
@@ -252,7 +258,7 @@ impl Build<'_> {
                 pair.private.into_bytes()
             }
         };
-        guest::with_host_key(boothook, &String::from_utf8_lossy(&private), &ssh::public_of(&private)?)
+        Ok(guest::with_host_key(boothook, &String::from_utf8_lossy(&private), &ssh::public_of(&private)?))
     }
 
     /// How to log in to it: waits for its address and its host keys, and for sshd.
@@ -270,7 +276,7 @@ impl Build<'_> {
                 .session_manager
                 .then(|| session_manager(self.aws, self.args.account.profile.as_deref())),
         };
-        if self.args.reach.host_key == HostKey::Inject {
+        if self.args.builder.host_key == HostKey::Inject {
             let private = files::read(&self.folder.path.join("host_key"), "host key", 1 << 16)?;
             let public = ssh::public_of(&private)?;
             guest.trust(&[public.split(' ').take(2).collect::<Vec<_>>().join(" ")])?;

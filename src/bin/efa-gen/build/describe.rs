@@ -183,7 +183,7 @@ fn calls_of_the_builder(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec<(St
         add("ec2:AuthorizeSecurityGroupEgress", "all traffic among its members, for EFA".into());
     }
     add("ec2:RunInstances", format!("one {}", ready.builder.kind));
-    if args.reach.host_key == HostKey::Console {
+    if args.builder.host_key == HostKey::Console {
         add("ec2:GetConsoleOutput", "its host keys, every 5 s until they are there".into());
     }
     for stage in plan.stages.iter().filter(|stage| stage.run != When::Target || ready.builder.info.gpus > 0) {

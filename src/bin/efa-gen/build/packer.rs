@@ -40,7 +40,7 @@ pub fn refusals(args: &BuildArgs) -> Vec<Problem> {
             "Packer would ask for itself, and its output goes through efa-gen; a native build asks",
         )),
     }
-    if args.reach.host_key == HostKey::Inject {
+    if args.builder.host_key == HostKey::Inject {
         let what = "--host-key inject does not go with --driver packer";
         found.push(Problem::usage(what, "Packer checks no host key, wherever it comes from; a native build does"));
     }
@@ -149,7 +149,7 @@ impl Build<'_> {
             files::write(&folder.join(file.name), file.text.as_bytes(), mode)?;
         }
         let longest = i64::from(self.args.builder.deadline) * 60;
-        let user_data = guest::user_data(&self.folder.run, self.deadline(), longest)?;
+        let user_data = guest::user_data(guest::Machine::Builder, &self.folder.run, self.deadline(), longest)?;
         files::write(&folder.join(USER_DATA), user_data.as_bytes(), 0o644)?;
         let variables = serde_json::to_vec_pretty(&self.variables())
             .map_err(|error| Error::new(Class::Bug, "Packer's variables can't be written").because(error))?;

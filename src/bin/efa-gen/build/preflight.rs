@@ -1,8 +1,6 @@
 //! Owns what is found out before anything is made: who pays, from which AMI, where, by which name, and every reason why
 //! the build would fail. It only reads, and asks by dry run. Knows nothing of how a build goes on.
 
-mod place;
-
 use std::collections::BTreeSet;
 
 use efa_gen::catalog::Catalog;
@@ -14,9 +12,10 @@ use serde::Serialize;
 
 use super::problem::Problem;
 use super::{publish, tags};
-use crate::cli::cloud::BuildArgs;
+use crate::cli::cloud::{BuildArgs, Driver, HostKey};
 use crate::ec2::Aws;
-use crate::ec2::model::{Identity, Image, Launch, Subnet, Tags, TypeInfo};
+use crate::ec2::model::{Identity, Image, Launch, Subnet, Tags};
+use crate::place::{self, Look, Machine, Wish};
 
 /// Everything that the build needs to know of the account; every choice is made here.
 #[derive(Debug, Clone, Serialize)]
@@ -39,26 +38,18 @@ pub struct Ready {
     pub tags: Tags,
 }
 
-/// A kind of machine that is to be launched.
-#[derive(Debug, Clone, Serialize)]
-pub struct Machine {
-    pub kind: String,
-    pub info: TypeInfo,
-    /// Where it is tried, in this order.
-    pub subnets: Vec<Subnet>,
-}
+/// The flags that name types, and what to think of besides.
+const BUILDER: &str = "--builder-type, which needs no GPU and no EFA";
+const GATE: &str = "--gate";
 
 /// One preflight.
 pub struct Preflight<'a> {
-    pub aws: &'a Aws,
-    pub catalog: &'a Catalog,
+    pub look: Look<'a>,
     pub plan: &'a Plan,
     pub distribution: &'a Distribution,
     pub args: &'a BuildArgs,
     /// The run that goes on, whose own half-made image does not stand in its way.
     pub run: Option<&'a str>,
-    pub problems: Vec<Problem>,
-    pub notes: Vec<String>,
 }
 
 impl<'a> Preflight<'a> {
@@ -70,41 +61,44 @@ impl<'a> Preflight<'a> {
         run: Option<&'a str>,
     ) -> Result<Self> {
         let distribution = catalog.distribution(&plan.distribution)?;
-        Ok(Preflight { aws, catalog, plan, distribution, args, run, problems: Vec::new(), notes: Vec::new() })
+        Ok(Preflight { look: Look::new(aws, catalog), plan, distribution, args, run })
     }
 
     /// Asks everything; the problems are all of them, not the first.
     pub async fn run(mut self) -> std::result::Result<Ready, Vec<Problem>> {
         self.check_flags();
-        let identity = match self.aws.identity().await {
+        let identity = match self.look.aws.identity().await {
             Ok(identity) => identity,
             // Nothing else would be answered either.
             Err(error) => {
-                self.problems.insert(0, error.into());
-                return Err(self.problems);
+                self.look.problems.insert(0, error.into());
+                return Err(self.look.problems);
             }
         };
         let base = self.base().await;
-        let builder = self.machine(&self.args.builder.builder_type, "--builder-type").await;
+        let args = self.args;
+        let builder = self.look.machine(&args.builder.builder_type, &self.wish(BUILDER)).await;
         let gate = match &self.args.publish.gate {
-            Some(kind) => self.machine(kind, "--gate").await,
+            Some(kind) => self.look.machine(kind, &self.wish(GATE)).await,
             None => None,
         };
         let public_address = match builder.as_ref().and_then(|builder| builder.subnets.first()) {
-            Some(subnet) => self.route(subnet).await,
+            Some(subnet) => self.look.route(subnet, &args.reach, "the builder", args.recipe.mirror.is_none()).await,
             None => false,
         };
-        let ssh_cidrs = self.cidrs(public_address).await;
-        let (Some(base), Some(builder)) = (base, builder) else { return Err(self.problems) };
-        for machine in [Some(&builder), gate.as_ref()].into_iter().flatten() {
-            self.check_machine(machine).await;
+        let ssh_cidrs = self.look.cidrs(&args.reach, public_address, "the builder").await;
+        let (Some(base), Some(builder)) = (base, builder) else { return Err(self.look.problems) };
+        for (machine, flag) in [(Some(&builder), BUILDER), (gate.as_ref(), GATE)] {
+            if let Some(machine) = machine {
+                self.look.check_machine(machine, &self.wish(flag)).await;
+            }
         }
         let root_gib = self.root_gib(&base);
         let name = self.args.publish.name.clone().unwrap_or_else(|| self.default_name(&base));
         let existing = self.existing(&base, &name).await;
         let mut ready = Ready {
             tags: self.tags(&base),
-            region: self.aws.region.clone(),
+            region: self.look.aws.region.clone(),
             notes: Vec::new(),
             identity,
             base,
@@ -117,15 +111,24 @@ impl<'a> Preflight<'a> {
             existing,
         };
         if ready.existing.is_none() {
-            self.problems.extend(publish::check_regions(self.aws, &self.args.publish, &ready.name, self.run).await);
+            self.look
+                .problems
+                .extend(publish::check_regions(self.look.aws, &self.args.publish, &ready.name, self.run).await);
             self.dry_runs(&ready).await;
         }
-        ready.notes = self.notes;
-        if self.problems.is_empty() { Ok(ready) } else { Err(self.problems) }
+        ready.notes = self.look.notes;
+        if self.look.problems.is_empty() { Ok(ready) } else { Err(self.look.problems) }
     }
 
-    fn add(&mut self, problem: impl Into<Problem>) {
-        self.problems.push(problem.into());
+    fn wish(&self, flag: &'static str) -> Wish<'a> {
+        Wish {
+            flag,
+            architecture: (&self.plan.base.architecture, "the plan"),
+            subnet: self.args.builder.subnet.as_deref(),
+            spot: self.args.builder.spot,
+            console: self.args.builder.host_key == HostKey::Console && self.args.driver == Driver::Native,
+            count: 1,
+        }
     }
 
     /// What can be said without asking anybody.
@@ -133,27 +136,17 @@ impl<'a> Preflight<'a> {
         let BuildArgs { publish, builder, reach, .. } = self.args;
         let encrypted = !builder.no_encrypt;
         let now = Timestamp::now();
-        let found = publish::check(publish, encrypted, builder.kms_key.as_deref(), &self.aws.region, now);
-        self.problems.extend(found);
+        let found = publish::check(publish, encrypted, builder.kms_key.as_deref(), &self.look.aws.region, now);
+        self.look.problems.extend(found);
         if let Err(error) = own_tags(&builder.tag) {
-            self.add(error);
+            self.look.add(error);
         }
-        for cidr in &reach.ssh_cidr {
-            if let Err(problem) = place::check_cidr(cidr) {
-                self.add(problem);
-            }
-        }
-        if reach.private && reach.ssh_cidr.is_empty() {
-            self.add(Problem::usage(
-                "--private needs --ssh-cidr",
-                "name the private range that you connect from, such as 10.0.0.0/8",
-            ));
-        }
+        self.look.problems.extend(place::check_reach(reach));
         if let Some(gate) = &publish.gate
             && !self.plan.stages.iter().any(|stage| stage.run == When::Target)
         {
             let what = format!("--gate {gate} has nothing to run: the plan has no test");
-            self.add(Problem::usage(
+            self.look.add(Problem::usage(
                 what,
                 "add --test, which ends the script with guide step 8; --no-gpu leaves nothing to test",
             ));
@@ -163,10 +156,10 @@ impl<'a> Preflight<'a> {
     /// The AMI to start from.
     async fn base(&mut self) -> Option<Image> {
         let found = match &self.args.builder.source_ami {
-            Some(id) => self.aws.image(id).await.map(|image| {
+            Some(id) => self.look.aws.image(id).await.map(|image| {
                 image.ok_or_else(|| {
                     Problem::new(
-                        format!("the region {} has no AMI {id} that this account may see", self.aws.region),
+                        format!("the region {} has no AMI {id} that this account may see", self.look.aws.region),
                         "AMI ids belong to one region; a private one must be shared with the account",
                     )
                 })
@@ -176,11 +169,11 @@ impl<'a> Preflight<'a> {
         let base = match found {
             Ok(Ok(base)) => base,
             Ok(Err(problem)) => {
-                self.add(problem);
+                self.look.add(problem);
                 return None;
             }
             Err(error) => {
-                self.add(error);
+                self.look.add(error);
                 return None;
             }
         };
@@ -190,14 +183,14 @@ impl<'a> Preflight<'a> {
                 "AMI {} is for {}, {} is built for {wanted}",
                 base.id, base.architecture, self.plan.distribution
             );
-            self.add(Problem::new(what, "choose an AMI of the other architecture"));
+            self.look.add(Problem::new(what, "choose an AMI of the other architecture"));
         }
         if base.state != "available" {
-            self.add(Problem::new(format!("AMI {} is {}", base.id, base.state), "wait until it is available"));
+            self.look.add(Problem::new(format!("AMI {} is {}", base.id, base.state), "wait until it is available"));
         }
         if base.root_device.is_empty() || base.root_gib == 0 {
             let what = format!("AMI {} has no EBS root volume", base.id);
-            self.add(Problem::new(what, "an image can be made of an EBS-backed machine alone"));
+            self.look.add(Problem::new(what, "an image can be made of an EBS-backed machine alone"));
         }
         Some(base)
     }
@@ -208,14 +201,16 @@ impl<'a> Preflight<'a> {
     ) -> std::result::Result<std::result::Result<Image, Problem>, crate::ec2::refusal::ApiError> {
         let ami = &self.distribution.ami;
         if let Some(parameter) = &ami.ssm_parameter {
-            match self.aws.parameter(parameter).await? {
+            match self.look.aws.parameter(parameter).await? {
                 Some(id) => {
-                    if let Some(image) = self.aws.image(&id).await? {
+                    if let Some(image) = self.look.aws.image(&id).await? {
                         return Ok(Ok(image));
                     }
                 }
                 None => {
-                    self.notes.push(format!("the SSM parameter {parameter} is gone; the newest AMI by name is taken"));
+                    self.look
+                        .notes
+                        .push(format!("the SSM parameter {parameter} is gone; the newest AMI by name is taken"));
                 }
             }
         }
@@ -227,10 +222,14 @@ impl<'a> Preflight<'a> {
             ("state", "available"),
             ("virtualization-type", "hvm"),
         ];
-        let images = self.aws.images(&owners, &filters).await?;
+        let images = self.look.aws.images(&owners, &filters).await?;
         Ok(images.into_iter().max_by(|one, other| one.created.cmp(&other.created)).ok_or_else(|| {
-            let what =
-                format!("{} has no AMI {} of owner {} any more", self.aws.region, ami.name, ami.owners.join(" or "));
+            let what = format!(
+                "{} has no AMI {} of owner {} any more",
+                self.look.aws.region,
+                ami.name,
+                ami.owners.join(" or ")
+            );
             Problem::new(what, "name one with --source-ami; AMIs of old distributions are kept by some accounts")
         }))
     }
@@ -240,7 +239,7 @@ impl<'a> Preflight<'a> {
         match self.args.builder.root_gib.map(i32::from) {
             Some(asked) if asked < needed => {
                 let what = format!("--root-gib {asked} is too small: the plan and AMI {} need {needed} GiB", base.id);
-                self.add(Problem::new(what, format!("leave it out, or give {needed} or more")));
+                self.look.add(Problem::new(what, format!("leave it out, or give {needed} or more")));
                 needed
             }
             asked => asked.unwrap_or(needed),
@@ -259,10 +258,10 @@ impl<'a> Preflight<'a> {
     /// An image that need not be built again. One that has the name and is another is a problem.
     async fn existing(&mut self, base: &Image, name: &str) -> Option<Image> {
         let digest = self.plan.digest();
-        let found = match self.aws.images(&["self"], &[("name", name)]).await {
+        let found = match self.look.aws.images(&["self"], &[("name", name)]).await {
             Ok(found) => found,
             Err(error) => {
-                self.add(error);
+                self.look.add(error);
                 return None;
             }
         };
@@ -279,7 +278,7 @@ impl<'a> Preflight<'a> {
                 if self.args.publish.gate.is_some() && image.tags.get(tags::VERDICT).is_none_or(|word| word != "passed")
                 {
                     let what = format!("{} is there already, and no gate has tested it", image.id);
-                    self.add(Problem::new(what, "--force builds and tests another one"));
+                    self.look.add(Problem::new(what, "--force builds and tests another one"));
                 }
                 Some(image)
             }
@@ -293,7 +292,7 @@ impl<'a> Preflight<'a> {
                     ),
                     _ => "choose another --name, or remove that image: efa-gen image rm".to_owned(),
                 };
-                self.add(Problem::new(format!("the name {name} is taken by {}", image.id), hint));
+                self.look.add(Problem::new(format!("the name {name} is taken by {}", image.id), hint));
                 None
             }
         }
@@ -314,12 +313,12 @@ impl<'a> Preflight<'a> {
         let key = crate::ssh::new_key("efa-gen-dry-run").map(|pair| pair.public).unwrap_or_default();
         let launch = launch(self.args, self.plan, ready, &ready.builder, subnet);
         let answers = [
-            self.aws.import_key(name, &key, &ready.tags, true).await.err(),
-            self.aws.create_group(name, "efa-gen dry run", &subnet.vpc, &ready.tags, true).await.err(),
-            self.aws.launch(&launch, true).await.err(),
+            self.look.aws.import_key(name, &key, &ready.tags, true).await.err(),
+            self.look.aws.create_group(name, "efa-gen dry run", &subnet.vpc, &ready.tags, true).await.err(),
+            self.look.aws.launch(&launch, true).await.err(),
         ];
         for error in answers.into_iter().flatten().filter(|error| !error.is_dry_run()) {
-            self.add(error);
+            self.look.add(error);
         }
     }
 }

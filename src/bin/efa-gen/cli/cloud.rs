@@ -83,26 +83,26 @@ pub struct BuilderArgs {
     /// Tag of yours on everything that is made (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub tag: Vec<String>,
+    /// Where the builder's host key comes from
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = HostKey::Console)]
+    pub host_key: HostKey,
 }
 
-/// How efa-gen reaches the builder.
+/// How efa-gen reaches its machines.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 pub struct ReachArgs {
-    /// Addresses that may connect to the builder (repeatable) [default: yours, as checkip.amazonaws.com sees it]
+    /// Addresses that may connect (repeatable) [default: yours, as checkip.amazonaws.com sees it]
     #[arg(long, value_name = "CIDR")]
     pub ssh_cidr: Vec<String>,
-    /// Use the builder's private address; it gets no public one
+    /// Connect to private addresses; no machine gets a public one
     #[arg(long)]
     pub private: bool,
     /// Connect through Session Manager: no port is opened. Needs the AWS CLI, its plugin and --instance-profile
     #[arg(long, conflicts_with_all = ["ssh_cidr", "private"], requires = "instance_profile")]
     pub session_manager: bool,
-    /// Instance profile of the builder
+    /// Instance profile of the machines
     #[arg(long, value_name = "NAME")]
     pub instance_profile: Option<String>,
-    /// Where the builder's host key comes from
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = HostKey::Console)]
-    pub host_key: HostKey,
 }
 
 /// What becomes of the image.

@@ -153,7 +153,7 @@ async fn preflight(aws: &Aws, order: &Order, talk: &Talk) -> Result<Ready> {
     let run = order.resumed.as_ref().map(|run| run.folder.run.as_str());
     let mut preflight = Preflight::new(aws, &order.catalog, &order.plan, &args, run)?;
     if args.driver == Driver::Packer {
-        preflight.problems.extend(packer::refusals(&args));
+        preflight.look.problems.extend(packer::refusals(&args));
     }
     let ready = preflight.run().await.map_err(|problems| {
         talk.done();

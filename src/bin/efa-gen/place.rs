@@ -1,13 +1,15 @@
-//! Owns where a machine can be launched and who reaches it: its type, the zones that have it, subnets, routes, addresses,
-//! quotas. It only reads. Knows nothing of images.
+//! Owns where machines can be launched and who reaches them: their type, the zones that have it, subnets, routes, addresses,
+//! quotas. It only reads. Knows nothing of images, builds or clusters.
 
+use efa_gen::catalog::Catalog;
 use efa_gen::error::Class;
+use serde::Serialize;
 
-use super::{Machine, Preflight};
 use crate::build::problem::Problem;
-use crate::cli::cloud::{Driver, HostKey};
+use crate::cli::cloud::ReachArgs;
 use crate::download::Downloader;
-use crate::ec2::model::Subnet;
+use crate::ec2::Aws;
+use crate::ec2::model::{Subnet, TypeInfo};
 
 /// Tells the address that a request came from, as one line (AWS's own, used by its documentation).
 const CHECK_IP: &str = "https://checkip.amazonaws.com";
@@ -19,22 +21,59 @@ const QUOTAS: [(&[&str], &str, &str); 3] = [
     (&["a", "c", "d", "h", "i", "m", "r", "t", "z"], "L-1216C47A", "L-34B43A08"),
 ];
 
-impl Preflight<'_> {
+/// A kind of machine that is to be launched.
+#[derive(Debug, Clone, Serialize)]
+pub struct Machine {
+    pub kind: String,
+    pub info: TypeInfo,
+    /// Where it is tried, in this order.
+    pub subnets: Vec<Subnet>,
+}
+
+/// What machines are asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// The flag that names the type, and what to think of besides.
+    pub flag: &'a str,
+    /// `x86_64`, and what it is the architecture of.
+    pub architecture: (&'a str, &'a str),
+    pub subnet: Option<&'a str>,
+    pub spot: bool,
+    /// Whether the console must be read while the machine runs.
+    pub console: bool,
+    pub count: u32,
+}
+
+/// A look around in one region. What is wrong and what its user should know comes together here.
+#[derive(Debug)]
+pub struct Look<'a> {
+    pub aws: &'a Aws,
+    pub catalog: &'a Catalog,
+    pub problems: Vec<Problem>,
+    pub notes: Vec<String>,
+}
+
+impl<'a> Look<'a> {
+    pub fn new(aws: &'a Aws, catalog: &'a Catalog) -> Self {
+        Look { aws, catalog, problems: Vec::new(), notes: Vec::new() }
+    }
+
+    pub fn add(&mut self, problem: impl Into<Problem>) {
+        self.problems.push(problem.into());
+    }
+
     /// What EC2 says of a type, and the subnets in zones that have it.
-    pub(super) async fn machine(&mut self, kind: &str, flag: &str) -> Option<Machine> {
+    pub async fn machine(&mut self, kind: &str, wish: &Wish<'_>) -> Option<Machine> {
         match self.aws.instance_type(kind).await {
             Ok(Some(info)) => {
-                let subnets = self.subnets(kind).await;
+                let subnets = self.subnets(kind, wish).await;
                 Some(Machine { kind: kind.to_owned(), info, subnets })
             }
             Ok(None) => {
                 let known = self.catalog.instance_type(kind).ok().and_then(|known| known.note.clone());
                 let note = known.map_or(String::new(), |note| format!(": {note}"));
                 let what = format!("{} does not offer {kind}{note}", self.aws.region);
-                self.add(Problem::new(
-                    what,
-                    format!("choose another {flag}, or another region; a builder needs no GPU and no EFA"),
-                ));
+                self.add(Problem::new(what, format!("choose another {}, or another region", wish.flag)));
                 None
             }
             Err(error) => {
@@ -44,25 +83,27 @@ impl Preflight<'_> {
         }
     }
 
-    pub(super) async fn check_machine(&mut self, machine: &Machine) {
+    /// Whether such machines would start, as far as can be told.
+    pub async fn check_machine(&mut self, machine: &Machine, wish: &Wish<'_>) {
         let Machine { kind, info, .. } = machine;
-        if !info.architectures.contains(&self.plan.base.architecture) {
-            let of = info.architectures.join(", ");
-            let what = format!("{kind} is a machine for {of}, the plan is for {}", self.plan.base.architecture);
-            self.add(Problem::new(what, "choose a type of the plan's architecture"));
+        let (architecture, of) = wish.architecture;
+        if !info.architectures.iter().any(|name| name == architecture) {
+            let all = info.architectures.join(", ");
+            let what = format!("{kind} is a machine for {all}, {of} is for {architecture}");
+            self.add(Problem::new(what, "choose a type of that architecture"));
         }
-        if self.args.builder.spot && !info.spot {
+        if wish.spot && !info.spot {
             self.add(Problem::new(format!("{kind} can't be had as spot"), "leave out --spot"));
         }
-        if !info.nitro && self.args.reach.host_key == HostKey::Console && self.args.driver == Driver::Native {
+        if !info.nitro && wish.console {
             let what = format!("the console of {kind} can't be read while it runs");
             self.add(Problem::new(what, "choose a type of the Nitro system, or --host-key inject"));
         }
-        self.check_quota(machine).await;
+        self.check_quota(machine, wish).await;
     }
 
     /// Subnets in zones that have the type.
-    async fn subnets(&mut self, kind: &str) -> Vec<Subnet> {
+    async fn subnets(&mut self, kind: &str, wish: &Wish<'_>) -> Vec<Subnet> {
         let zones = match self.aws.zones_with(kind).await {
             Ok(zones) => zones,
             Err(error) => {
@@ -70,8 +111,8 @@ impl Preflight<'_> {
                 return Vec::new();
             }
         };
-        let filter = match &self.args.builder.subnet {
-            Some(id) => ("subnet-id", id.as_str()),
+        let filter = match wish.subnet {
+            Some(id) => ("subnet-id", id),
             None => ("default-for-az", "true"),
         };
         let mut subnets = match self.aws.subnets(&[filter]).await {
@@ -82,7 +123,7 @@ impl Preflight<'_> {
             }
         };
         if subnets.is_empty() {
-            self.add(match &self.args.builder.subnet {
+            self.add(match wish.subnet {
                 Some(id) => {
                     Problem::new(format!("{} has no subnet {id}", self.aws.region), "is it in this region and account?")
                 }
@@ -96,7 +137,7 @@ impl Preflight<'_> {
         let all = subnets.clone();
         subnets.retain(|subnet| zones.contains(&subnet.zone));
         if let (true, Some(subnet)) = (subnets.is_empty(), all.first()) {
-            let what = match &self.args.builder.subnet {
+            let what = match wish.subnet {
                 Some(id) => format!("zone {} of subnet {id} does not have {kind}", subnet.zone),
                 None => format!("no zone of {} with a default subnet has {kind}", self.aws.region),
             };
@@ -107,16 +148,23 @@ impl Preflight<'_> {
             };
             self.add(Problem::new(what, have));
         }
-        let full: Vec<&Subnet> = subnets.iter().filter(|subnet| subnet.free_addresses == 0).collect();
-        if let (Some(subnet), true) = (full.first(), full.len() == subnets.len()) {
-            self.add(Problem::new(format!("subnet {} has no free address", subnet.id), "choose another --subnet"));
+        let needed = i32::try_from(wish.count).unwrap_or(i32::MAX);
+        let room = |subnet: &&Subnet| subnet.free_addresses >= needed;
+        if let (Some(subnet), false) = (subnets.first(), subnets.iter().any(|subnet| room(&subnet))) {
+            let free = if needed == 1 {
+                "no free address".into()
+            } else {
+                format!("{} free addresses", subnet.free_addresses)
+            };
+            self.add(Problem::new(format!("subnet {} has {free}", subnet.id), "choose another --subnet"));
         }
         subnets.sort_by(|one, other| one.zone.cmp(&other.zone));
         subnets
     }
 
-    /// Whether the builder gets a public address; there must be a way out, or the downloads fail after minutes.
-    pub(super) async fn route(&mut self, subnet: &Subnet) -> bool {
+    /// Whether a machine there can have a public address. Where it `downloads`, there must be a way out, or it fails after
+    /// minutes.
+    pub async fn route(&mut self, subnet: &Subnet, reach: &ReachArgs, whose: &str, downloads: bool) -> bool {
         let via = match self.aws.default_route(subnet).await {
             Ok(via) => via,
             Err(error) => {
@@ -125,16 +173,14 @@ impl Preflight<'_> {
             }
         };
         let internet = via.as_ref().is_some_and(|via| via.starts_with("igw-"));
-        let reach = &self.args.reach;
-        if via.is_none() && self.args.recipe.mirror.is_none() {
+        if via.is_none() && downloads {
             let what = format!("subnet {} has no route to the Internet", subnet.id);
             self.add(Problem::new(
                 what,
                 "choose a subnet with a route through an Internet or NAT gateway, or --mirror within the VPC",
             ));
         } else if !internet && !reach.private && !reach.session_manager {
-            let what =
-                format!("subnet {} has no Internet gateway: nothing from outside can reach the builder", subnet.id);
+            let what = format!("subnet {} has no Internet gateway: nothing from outside can reach {whose}", subnet.id);
             self.add(Problem::new(
                 what,
                 "connect by --private from within, by --session-manager, or choose another --subnet",
@@ -144,8 +190,7 @@ impl Preflight<'_> {
     }
 
     /// Who may connect.
-    pub(super) async fn cidrs(&mut self, public: bool) -> Vec<String> {
-        let reach = &self.args.reach;
+    pub async fn cidrs(&mut self, reach: &ReachArgs, public: bool, whose: &str) -> Vec<String> {
         if !reach.ssh_cidr.is_empty() || reach.session_manager || !public {
             return reach.ssh_cidr.clone();
         }
@@ -154,9 +199,8 @@ impl Preflight<'_> {
         match answer.and_then(|text| text.trim().parse::<std::net::IpAddr>().ok()) {
             Some(address) => {
                 let bits = if address.is_ipv4() { 32 } else { 128 };
-                self.notes.push(format!(
-                    "port 22 of the builder is open to {address} alone, your address as {CHECK_IP} sees it"
-                ));
+                self.notes
+                    .push(format!("port 22 of {whose} is open to {address} alone, your address as {CHECK_IP} sees it"));
                 vec![format!("{address}/{bits}")]
             }
             None => {
@@ -171,17 +215,19 @@ impl Preflight<'_> {
     }
 
     /// Only the limit: what is in use, EC2 tells no one before RunInstances.
-    async fn check_quota(&mut self, machine: &Machine) {
+    async fn check_quota(&mut self, machine: &Machine, wish: &Wish<'_>) {
         let Machine { kind, info, .. } = machine;
         let family: String = kind.chars().take_while(char::is_ascii_alphabetic).collect();
         let quota = QUOTAS.iter().find(|(names, ..)| {
             names.contains(&family.as_str()) || names.iter().any(|n| family.starts_with(n) && n.len() == 1)
         });
         let Some((_, on_demand, spot)) = quota else { return };
-        let code = if self.args.builder.spot { spot } else { on_demand };
+        let code = if wish.spot { spot } else { on_demand };
         match self.aws.quota(code).await {
-            Ok(Some(limit)) if limit < f64::from(info.vcpus) => {
-                let what = format!("the account's quota {code} is {limit} vCPUs, {kind} has {}", info.vcpus);
+            Ok(Some(limit)) if limit < f64::from(info.vcpus) * f64::from(wish.count) => {
+                let have = if wish.count == 1 { "has".into() } else { format!("times {} has", wish.count) };
+                let vcpus = i64::from(info.vcpus) * i64::from(wish.count);
+                let what = format!("the account's quota {code} is {limit} vCPUs, {kind} {have} {vcpus}");
                 self.add(Problem::new(what, "ask for more under Service Quotas, or choose a smaller type"));
             }
             Ok(_) => {}
@@ -190,8 +236,20 @@ impl Preflight<'_> {
     }
 }
 
+/// Every flag that says who may connect.
+pub fn check_reach(reach: &ReachArgs) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = reach.ssh_cidr.iter().filter_map(|cidr| check_cidr(cidr).err()).collect();
+    if reach.private && reach.ssh_cidr.is_empty() {
+        problems.push(Problem::usage(
+            "--private needs --ssh-cidr",
+            "name the private range that you connect from, such as 10.0.0.0/8",
+        ));
+    }
+    problems
+}
+
 /// Who may connect, as a range of addresses that is not the whole Internet.
-pub(super) fn check_cidr(cidr: &str) -> std::result::Result<(), Problem> {
+fn check_cidr(cidr: &str) -> std::result::Result<(), Problem> {
     let wrong = |why: &str| Problem::usage(format!("--ssh-cidr {cidr}: {why}"), "write it like 203.0.113.7/32");
     let (address, bits) = cidr.split_once('/').ok_or_else(|| wrong("there is no `/`"))?;
     let address: std::net::IpAddr = address.parse().map_err(|_| wrong("this is not an address"))?;

@@ -1,0 +1,5 @@
+//! Owns what a cluster is planned by: the network interfaces of its nodes, the files by which they trust each other. Knows
+//! nothing of the EC2 API, of connections or of logs.
+
+pub mod nic;
+pub mod trust;

@@ -1,0 +1,72 @@
+//! Owns the files by which the nodes of a cluster reach each other without a prompt and without believing a stranger: the
+//! hostfile, the known host keys, the block of ssh's configuration. Knows nothing of how they get there.
+
+use std::fmt::Write as _;
+
+/// Between these lines everything is efa-gen's; what is around them is the user's own.
+const BEGIN: &str = "# efa-gen: begin of the cluster";
+const END: &str = "# efa-gen: end of the cluster";
+
+const SETTINGS: [&str; 7] = [
+    "IdentityFile ~/.ssh/efa-gen-cluster",
+    "IdentitiesOnly yes",
+    "UserKnownHostsFile ~/.ssh/efa-gen-known-hosts",
+    "StrictHostKeyChecking yes",
+    "PasswordAuthentication no",
+    "ForwardAgent no",
+    // A tenth of the default's CPU time, which counts when one node starts ranks on hundreds.
+    "KexAlgorithms curve25519-sha256,curve25519-sha256@libssh.org",
+];
+
+/// What a node's fellows know of it.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Private IPv4 address.
+    pub address: String,
+    /// Public host keys, `type base64`.
+    pub host_keys: Vec<String>,
+}
+
+/// Open MPI's hostfile: the addresses in the cluster's order, each with so many slots.
+pub fn hostfile(nodes: &[Node], slots: u32) -> String {
+    nodes.iter().map(|node| format!("{} slots={slots}\n", node.address)).collect()
+}
+
+/// The known host keys of every node, for ssh by address.
+pub fn known_hosts(nodes: &[Node]) -> String {
+    let lines = nodes.iter().flat_map(|node| node.host_keys.iter().map(|key| format!("{} {key}\n", node.address)));
+    lines.collect()
+}
+
+/// Addresses on one `Host` line: ssh before OpenSSH 7.8 takes no line of 1,024 characters.
+const ON_A_LINE: usize = 50;
+
+/// The block of `~/.ssh/config` for the cluster's addresses, and for nothing else. `name` is the cluster's.
+pub fn ssh_config(name: &str, nodes: &[Node]) -> String {
+    let mut text = format!("{BEGIN}\n# {name}: its own key and its nodes' own host keys, for these addresses alone.\n");
+    for nodes in nodes.chunks(ON_A_LINE) {
+        let addresses: Vec<&str> = nodes.iter().map(|node| node.address.as_str()).collect();
+        let _ = writeln!(text, "Host {}", addresses.join(" "));
+        for line in SETTINGS {
+            let _ = writeln!(text, "  {line}");
+        }
+    }
+    // What comes after the block is for every host again.
+    text + "Host *\n" + END + "\n"
+}
+
+/// A configuration of the user's own with the block as it is now; ssh takes the first value that it finds, so the block is
+/// first. Said again, it changes nothing.
+pub fn with_block(own: &str, block: &str) -> String {
+    let mut rest = String::new();
+    let mut inside = false;
+    for line in own.split_inclusive('\n') {
+        match line.trim_end() {
+            BEGIN => inside = true,
+            END => inside = false,
+            _ if inside => {}
+            _ => rest.push_str(line),
+        }
+    }
+    format!("{block}{rest}")
+}
