@@ -28,7 +28,7 @@ impl Kind {
 }
 
 /// One interface of a launch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nic {
     /// `NetworkCardIndex`.
     pub card: u32,

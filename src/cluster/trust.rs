@@ -3,9 +3,10 @@
 
 use std::fmt::Write as _;
 
-/// Between these lines everything is efa-gen's; what is around them is the user's own.
-const BEGIN: &str = "# efa-gen: begin of the cluster";
-const END: &str = "# efa-gen: end of the cluster";
+/// Between these lines of ssh's configuration everything is efa-gen's; what is around them is the user's own.
+pub const BEGIN: &str = "# efa-gen: begin of the cluster";
+/// The last of them.
+pub const END: &str = "# efa-gen: end of the cluster";
 
 const SETTINGS: [&str; 7] = [
     "IdentityFile ~/.ssh/efa-gen-cluster",
@@ -53,20 +54,4 @@ pub fn ssh_config(name: &str, nodes: &[Node]) -> String {
     }
     // What comes after the block is for every host again.
     text + "Host *\n" + END + "\n"
-}
-
-/// A configuration of the user's own with the block as it is now; ssh takes the first value that it finds, so the block is
-/// first. Said again, it changes nothing.
-pub fn with_block(own: &str, block: &str) -> String {
-    let mut rest = String::new();
-    let mut inside = false;
-    for line in own.split_inclusive('\n') {
-        match line.trim_end() {
-            BEGIN => inside = true,
-            END => inside = false,
-            _ if inside => {}
-            _ => rest.push_str(line),
-        }
-    }
-    format!("{block}{rest}")
 }

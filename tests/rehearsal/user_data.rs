@@ -40,7 +40,8 @@ fn the_metadata_service_answers_nobody_without_a_token() {
         ["/latest/meta-data/instance-id", "/latest/user-data", "/latest/dynamic/instance-identity/document", "/"]
     {
         let line = format!("curl -s -o /dev/null -w '%{{http_code}}' http://169.254.169.254{path}");
-        assert_eq!(guest.root(&line).good(), "401", "{path}");
+        // sudo has a word of its own while nobody answers for the machine's name.
+        assert!(guest.root(&line).good().starts_with("401"), "{path}");
     }
     assert_eq!(ask("-H 'X-aws-ec2-metadata-token: guessed'").good(), "401");
     assert_eq!(ask("-X PUT").good(), "501".replace("501", "404"), "a token is asked for at its own path");

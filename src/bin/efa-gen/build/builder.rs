@@ -7,20 +7,16 @@ use efa_gen::error::{Class, Error, Result};
 use efa_gen::render::builder as guest;
 
 use super::Build;
+use super::make::{Maker, name, settled};
 use super::preflight::{self, Ready};
 use super::run::Tried;
 use super::tags;
 use crate::cli::cloud::HostKey;
 use crate::ec2::Aws;
-use crate::ec2::model::{Instance, Kind, Launch, Tags, Thing};
-use crate::ec2::refusal::ApiError;
-use crate::events::Event;
+use crate::ec2::model::{Instance, Kind, Launch, Tags};
 use crate::files;
 use crate::place::Machine;
 use crate::ssh::{self, Guest};
-
-/// How long EC2 may take to know what it has just made (AWS EC2 API Reference, "Eventual consistency").
-const SETTLES: Duration = Duration::from_secs(60);
 
 /// From RunInstances to the host keys on the console: boot and cloud-init of an old distribution on a small type.
 const BOOTS: Duration = Duration::from_secs(15 * 60);
@@ -54,32 +50,12 @@ impl Role {
     }
 }
 
-/// Repeats a call while EC2 does not know yet what was just made.
-pub async fn settled<T>(
-    mut call: impl AsyncFnMut() -> std::result::Result<T, ApiError>,
-) -> std::result::Result<T, ApiError> {
-    let end = tokio::time::Instant::now() + SETTLES;
-    loop {
-        match call().await {
-            Err(error) if error.is_not_found() && tokio::time::Instant::now() < end => {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            other => return other,
-        }
-    }
-}
-
 /// The run's own tags for whatever it makes.
 pub fn run_tags(ready: &Ready, run: &str) -> Tags {
     let mut all = ready.tags.clone();
     all.insert(tags::RUN.into(), run.to_owned());
     all.insert("Name".into(), name(run));
     all
-}
-
-/// The name of a run's key pair, group and instance.
-fn name(run: &str) -> String {
-    format!("efa-gen-{run}")
 }
 
 impl Build<'_> {
@@ -120,66 +96,21 @@ impl Build<'_> {
         }
     }
 
+    pub fn maker(&self) -> Maker<'_> {
+        let tags = run_tags(self.ready, &self.folder.run);
+        Maker { aws: self.aws, folder: self.folder, talk: self.talk, tags }
+    }
+
     async fn make_machine(&mut self, role: Role, image: &str) -> Result<Instance> {
         self.talk.step(format!("Make the {}'s key pair and security group", role.name()));
-        let key = self.key_pair().await?;
+        let maker = self.maker();
+        let key = maker.key_pair().await?;
         let vpc = self.ready.builder.subnets.first().map(|subnet| subnet.vpc.clone()).unwrap_or_default();
-        let group = self.group(&vpc).await?;
-        self.launch(role, image, &key, &group).await
-    }
-
-    /// The login key: made here, its private half in the run's folder alone, until the run's end.
-    async fn key_pair(&self) -> Result<String> {
-        let run = self.folder.run.as_str();
-        let name = name(run);
-        let path = self.folder.path.join("key");
-        let public = match files::read_if_there(&path, "login key")? {
-            Some(private) => ssh::public_of(&private)?,
-            None => {
-                let pair = ssh::new_key(&name)?;
-                files::write(&path, pair.private.as_bytes(), 0o600)?;
-                pair.public
-            }
-        };
-        let tags = run_tags(self.ready, run);
-        match self.aws.import_key(&name, &public, &tags, false).await {
-            Ok(()) => self.talk.emit(&Event::Made { kind: "key pair", id: name.clone() }),
-            // This run's: the name is the run's, the key is the one in its folder.
-            Err(error) if error.is_duplicate() => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(name)
-    }
-
-    async fn group(&self, vpc: &str) -> Result<String> {
-        let run = self.folder.run.as_str();
-        let name = name(run);
-        let tags = run_tags(self.ready, run);
-        let group =
-            match self.aws.create_group(&name, &format!("Builder of efa-gen run {run}"), vpc, &tags, false).await {
-                Ok(group) => {
-                    self.made(Kind::SecurityGroup, &group)?;
-                    group
-                }
-                Err(error) if error.is_duplicate() => self.group_by_name(&name, vpc).await?,
-                Err(error) => return Err(error.into()),
-            };
-        if !self.ready.ssh_cidrs.is_empty() {
-            settled(async || self.aws.allow_ssh(&group, &self.ready.ssh_cidrs).await).await?;
-        }
         let gate = self.ready.gate.as_ref();
-        if self.ready.builder.info.efa > 0 || gate.is_some_and(|gate| gate.info.efa > 0) {
-            settled(async || self.aws.allow_members(&group).await).await?;
-        }
-        Ok(group)
-    }
-
-    async fn group_by_name(&self, name: &str, vpc: &str) -> Result<String> {
-        let found = settled(async || {
-            let groups = self.aws.groups(&[("group-name", name), ("vpc-id", vpc)]).await?;
-            groups.into_iter().next().ok_or_else(|| ApiError::not_found("DescribeSecurityGroups", name))
-        });
-        Ok(found.await?)
+        let efa = self.ready.builder.info.efa > 0 || gate.is_some_and(|gate| gate.info.efa > 0);
+        let about = format!("Builder of efa-gen run {}", self.folder.run);
+        let group = maker.group(&vpc, &about, &self.ready.ssh_cidrs, efa).await?;
+        self.launch(role, image, &key, &group).await
     }
 
     /// Launches in the first zone that has room. The token is the run's and the zone's: asked twice, EC2 answers with the
@@ -204,14 +135,15 @@ impl Build<'_> {
                 image: image.to_owned(),
                 key: key.to_owned(),
                 group: group.to_owned(),
-                user_data: user_data.clone(),
+                user_data: user_data.clone().into_bytes(),
                 token: format!("{run}-{}-{}", role.name(), subnet.id),
                 tags: tags.clone(),
                 ..preflight::launch(self.args, self.plan, self.ready, &machine, subnet)
             };
             match settled(async || self.aws.launch(&launch, false).await).await {
-                Ok(instance) => {
-                    self.made(Kind::Instance, &instance.id)?;
+                Ok(launched) => {
+                    let instance = launched.into_iter().next().unwrap_or_default();
+                    self.maker().made(Kind::Instance, &instance.id)?;
                     return Ok(instance);
                 }
                 Err(error) if error.is_capacity() => {
@@ -309,21 +241,6 @@ impl Build<'_> {
         }
         self.folder.note_login(&guest.for_people())?;
         Ok(guest)
-    }
-
-    /// Says that a thing exists, in the ledger first.
-    pub fn made(&self, kind: Kind, id: &str) -> Result<()> {
-        self.folder.made(&Thing {
-            region: self.aws.region.clone(),
-            kind,
-            id: id.to_owned(),
-            name: String::new(),
-            state: String::new(),
-            created: String::new(),
-            tags: Tags::from([(tags::RUN.to_owned(), self.folder.run.clone())]),
-        })?;
-        self.talk.emit(&Event::Made { kind: kind.name(), id: id.to_owned() });
-        Ok(())
     }
 }
 

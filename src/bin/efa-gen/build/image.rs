@@ -7,8 +7,9 @@ use efa_gen::error::{Class, Error, Result};
 use efa_gen::plan::When;
 use efa_gen::render::builder::sealed_mark;
 
-use super::builder::{gone, run_tags, settled};
+use super::builder::{gone, run_tags};
 use super::install::Sealed;
+use super::make::settled;
 use super::{Build, publish, tags};
 use crate::ec2::model::{Image, Instance, Kind, Tags};
 use crate::ec2::refusal::ApiError;
@@ -113,7 +114,7 @@ impl Build<'_> {
             format!("EFA + NCCL on {}, stack {}, made by efa-gen", self.plan.distribution_name, self.plan.stack);
         match self.aws.create_image(&instance.id, &self.record.name, &about, &all).await {
             Ok(image) => {
-                self.made(Kind::Image, &image)?;
+                self.maker().made(Kind::Image, &image)?;
                 Ok(image)
             }
             // The answer of a first attempt was lost, or another run was faster.

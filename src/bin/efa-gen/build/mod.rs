@@ -6,6 +6,7 @@ pub mod cost;
 pub mod describe;
 mod image;
 mod install;
+pub mod make;
 pub mod packer;
 pub mod preflight;
 pub mod problem;

@@ -76,7 +76,7 @@ impl Build<'_> {
             }
             None => {
                 let id = self.packer(stop).await?;
-                self.made(Kind::Image, &id)?;
+                self.maker().made(Kind::Image, &id)?;
                 id
             }
         };

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use efa_gen::catalog::Catalog;
 use efa_gen::catalog::distribution::Distribution;
+use efa_gen::cluster::nic::{self, Nic};
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::plan::{Plan, When};
 use jiff::Timestamp;
@@ -328,19 +329,27 @@ pub fn launch(args: &BuildArgs, plan: &Plan, ready: &Ready, machine: &Machine, s
     Launch {
         image: ready.base.id.clone(),
         kind: machine.kind.clone(),
+        count: (1, 1),
         subnet: subnet.id.clone(),
         group: String::new(),
         key: String::new(),
-        user_data: String::new(),
+        user_data: Vec::new(),
         token: String::new(),
         root_device: ready.base.root_device.clone(),
         root_gib: ready.root_gib,
         kms_key: args.builder.kms_key.clone(),
-        encrypted: !args.builder.no_encrypt,
+        encrypted: Some(!args.builder.no_encrypt),
         imds_v2: plan.base.imdsv2,
         public_address: Some(ready.public_address),
-        efa: machine.info.efa > 0,
+        // One device is all that a build or a test on one machine needs.
+        nics: vec![Nic {
+            card: 0,
+            device: 0,
+            kind: if machine.info.efa > 0 { nic::Kind::Efa } else { nic::Kind::Interface },
+        }],
         spot: args.builder.spot,
+        placement_group: None,
+        reservation: None,
         profile: args.reach.instance_profile.clone(),
         tags: ready.tags.clone(),
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use efa_gen::cluster::nic::Nic;
 use serde::{Deserialize, Serialize};
 
 /// Tags as name and value.
@@ -60,6 +61,10 @@ pub struct Instance {
     pub zone: String,
     pub public_address: Option<String>,
     pub private_address: Option<String>,
+    /// Its number in the call that launched it.
+    pub index: i32,
+    /// Id of its primary network interface.
+    pub interface: Option<String>,
     /// ISO 8601.
     pub launched: String,
     pub tags: Tags,
@@ -71,7 +76,11 @@ pub struct TypeInfo {
     pub vcpus: i32,
     pub architectures: Vec<String>,
     /// EFA devices at most.
-    pub efa: i32,
+    pub efa: u32,
+    /// Network cards.
+    pub cards: u32,
+    /// Whether a placement group `cluster` can have it.
+    pub clusters: bool,
     pub gpus: i32,
     /// Whether the console can be read while it runs.
     pub nitro: bool,
@@ -90,28 +99,58 @@ pub struct Subnet {
     pub free_addresses: i32,
 }
 
-/// A builder, as RunInstances is asked for it.
+/// Machines, as RunInstances is asked for them.
 #[derive(Debug, Clone)]
 pub struct Launch {
     pub image: String,
     pub kind: String,
+    /// So many at least, and at most.
+    pub count: (u32, u32),
     pub subnet: String,
     pub group: String,
     pub key: String,
-    pub user_data: String,
-    /// The same token never makes a second instance.
+    /// As the machine gets it; may be compressed.
+    pub user_data: Vec<u8>,
+    /// The same token never makes further instances.
     pub token: String,
     pub root_device: String,
     pub root_gib: i32,
     pub kms_key: Option<String>,
-    pub encrypted: bool,
+    /// `None` leaves it as the image has it.
+    pub encrypted: Option<bool>,
     pub imds_v2: bool,
     /// `None` leaves it to the subnet.
     pub public_address: Option<bool>,
-    pub efa: bool,
+    /// The primary one first.
+    pub nics: Vec<Nic>,
     pub spot: bool,
+    pub placement_group: Option<String>,
+    pub reservation: Option<Reservation>,
     pub profile: Option<String>,
     pub tags: Tags,
+}
+
+/// A capacity reservation or capacity block.
+#[derive(Debug, Clone, Serialize)]
+pub struct Reservation {
+    pub id: String,
+    pub kind: String,
+    pub zone: String,
+    /// `active`, ...
+    pub state: String,
+    /// Instances that are free.
+    pub free: i32,
+    /// Whether it is a capacity block, which allows no placement group.
+    pub block: bool,
+}
+
+/// What a security group lets its own members do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Members {
+    /// All traffic from the group itself comes in.
+    pub inward: bool,
+    /// All traffic to the group itself goes out, by a rule that names the group.
+    pub outward: bool,
 }
 
 /// The kinds of things that a run makes, in the order in which they are undone.

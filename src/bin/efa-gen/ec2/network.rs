@@ -3,7 +3,7 @@
 
 use aws_sdk_ec2::types as sdk;
 
-use super::model::{Subnet, Tags, TypeInfo};
+use super::model::{Members, Reservation, Subnet, Tags, TypeInfo};
 use super::{Answer, Aws, failed, sdk_filters, tagged, text};
 
 /// Every address: the destination of a route to whatever no other route covers.
@@ -102,6 +102,69 @@ impl Aws {
         unless_duplicate(call.send().await.map(drop).map_err(|error| failed("AuthorizeSecurityGroupEgress", &error)))
     }
 
+    /// What a group lets its own members do; `None` if it is not there. A rule for every address does not name the group,
+    /// and is not enough for EFA outward (aws/aws-parallelcluster, EfaSecurityGroupValidator).
+    pub async fn members(&self, group: &str) -> Answer<Option<(String, Members)>> {
+        let answer = self.ec2.describe_security_groups().group_ids(group).send().await;
+        let found = match answer.map_err(|error| failed("DescribeSecurityGroups", &error)) {
+            Ok(answer) => answer.security_groups.unwrap_or_default().into_iter().next(),
+            Err(error) if error.is_not_found() || error.code == "InvalidGroupId.Malformed" => None,
+            Err(error) => return Err(error),
+        };
+        let itself = |rules: Option<Vec<sdk::IpPermission>>| {
+            rules.unwrap_or_default().iter().any(|rule| {
+                let pairs = rule.user_id_group_pairs.iter().flatten();
+                rule.ip_protocol.as_deref() == Some("-1")
+                    && pairs.into_iter().any(|pair| pair.group_id.as_deref() == Some(group))
+            })
+        };
+        Ok(found.map(|found| {
+            let members =
+                Members { inward: itself(found.ip_permissions), outward: itself(found.ip_permissions_egress) };
+            (text(found.vpc_id), members)
+        }))
+    }
+
+    /// Makes a placement group whose machines are near each other.
+    pub async fn create_placement_group(&self, name: &str, tags: &Tags, dry_run: bool) -> Answer<()> {
+        let call = self.ec2.create_placement_group().group_name(name).strategy(sdk::PlacementStrategy::Cluster);
+        let call = call.tag_specifications(tagged(sdk::ResourceType::PlacementGroup, tags)).dry_run(dry_run);
+        call.send().await.map_err(|error| failed("CreatePlacementGroup", &error))?;
+        Ok(())
+    }
+
+    /// Allocates an elastic address; returns its id.
+    pub async fn allocate_address(&self, tags: &Tags, dry_run: bool) -> Answer<String> {
+        let call = self.ec2.allocate_address().domain(sdk::DomainType::Vpc).dry_run(dry_run);
+        let call = call.tag_specifications(tagged(sdk::ResourceType::ElasticIp, tags));
+        Ok(text(call.send().await.map_err(|error| failed("AllocateAddress", &error))?.allocation_id))
+    }
+
+    /// Gives a network interface an elastic address. That it has it already is no error.
+    pub async fn associate_address(&self, address: &str, interface: &str) -> Answer<()> {
+        let call = self.ec2.associate_address().allocation_id(address).network_interface_id(interface);
+        call.send().await.map_err(|error| failed("AssociateAddress", &error))?;
+        Ok(())
+    }
+
+    /// The capacity reservation or capacity block with this id.
+    pub async fn reservation(&self, id: &str) -> Answer<Option<Reservation>> {
+        let answer = self.ec2.describe_capacity_reservations().capacity_reservation_ids(id).send().await;
+        let found = match answer.map_err(|error| failed("DescribeCapacityReservations", &error)) {
+            Ok(answer) => answer.capacity_reservations.unwrap_or_default().into_iter().next(),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error),
+        };
+        Ok(found.map(|found| Reservation {
+            id: text(found.capacity_reservation_id),
+            kind: text(found.instance_type),
+            zone: text(found.availability_zone),
+            state: found.state.map_or(String::new(), |state| state.as_str().to_owned()),
+            free: found.available_instance_count.unwrap_or(0),
+            block: found.reservation_type == Some(sdk::CapacityReservationType::CapacityBlock),
+        }))
+    }
+
     /// Imports the public half of a key pair (one line of OpenSSH).
     pub async fn import_key(&self, name: &str, public: &str, tags: &Tags, dry_run: bool) -> Answer<()> {
         let material = aws_sdk_ec2::primitives::Blob::new(public.as_bytes());
@@ -121,13 +184,18 @@ fn unless_duplicate(answer: Answer<()>) -> Answer<()> {
 
 fn type_info(info: sdk::InstanceTypeInfo) -> TypeInfo {
     let efa = info.network_info.as_ref().and_then(|network| network.efa_info.as_ref()?.maximum_efa_interfaces);
+    let cards = info.network_info.as_ref().and_then(|network| network.maximum_network_cards);
+    let placement = info.placement_group_info.and_then(|placement| placement.supported_strategies);
+    let strategies = placement.unwrap_or_default();
     let gpus = info.gpu_info.and_then(|gpus| gpus.gpus).unwrap_or_default();
     let architectures = info.processor_info.and_then(|cpu| cpu.supported_architectures).unwrap_or_default();
     let usage = info.supported_usage_classes.unwrap_or_default();
     TypeInfo {
         vcpus: info.v_cpu_info.and_then(|cpus| cpus.default_v_cpus).unwrap_or(0),
         architectures: architectures.iter().map(|name| name.as_str().to_owned()).collect(),
-        efa: efa.unwrap_or(0),
+        efa: efa.and_then(|efa| u32::try_from(efa).ok()).unwrap_or(0),
+        cards: cards.and_then(|cards| u32::try_from(cards).ok()).unwrap_or(1),
+        clusters: strategies.contains(&sdk::PlacementGroupStrategy::Cluster),
         gpus: gpus.iter().filter_map(|gpu| gpu.count).sum(),
         nitro: info.hypervisor == Some(sdk::InstanceTypeHypervisor::Nitro) || info.bare_metal == Some(true),
         spot: usage.contains(&sdk::UsageClassType::Spot),

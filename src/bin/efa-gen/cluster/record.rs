@@ -1,0 +1,86 @@
+//! Owns what is kept of a cluster on the machine that launched it, beside the login key and the known host keys. The tags in
+//! the account say which nodes there are. Knows nothing of AWS's calls.
+
+use std::path::Path;
+
+use efa_gen::cluster::nic::Nic;
+use efa_gen::error::{Class, Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::cluster::LaunchArgs;
+use crate::files;
+
+/// Name of its file in the run's folder.
+const FILE: &str = "cluster.json";
+
+/// How the nodes are reached from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// Each by its public address.
+    Public,
+    /// The leader by its elastic address, the others through it: a node with several interfaces gets no public address.
+    ThroughLeader,
+    /// Each by its private address.
+    Private,
+    /// Each through Session Manager.
+    SessionManager,
+}
+
+/// What a cluster needs to be reached and to grow.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    pub run: String,
+    pub name: String,
+    pub account: String,
+    pub region: String,
+    /// The flags as they were given.
+    pub args: LaunchArgs,
+    /// Id of the nodes' image.
+    pub image: String,
+    pub kind: String,
+    /// Login user.
+    pub user: String,
+    /// Whether sudo asks for a terminal.
+    pub tty: bool,
+    pub way: Way,
+    pub ssh_cidrs: Vec<String>,
+    pub nics: Vec<Nic>,
+    /// GPUs of a node.
+    pub gpus: u32,
+    /// Seconds since 1970 at which the nodes end themselves.
+    pub deadline: i64,
+    /// Where they are, once they are launched.
+    pub subnet: Option<String>,
+    pub group: Option<String>,
+    pub placement_group: Option<String>,
+}
+
+impl Record {
+    pub fn keep(&self, folder: &Path) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::new(Class::Bug, "a cluster's record can't be written").because(error))?;
+        files::write(&folder.join(FILE), &text, 0o600)
+    }
+
+    /// Errors: this machine did not launch the cluster, or another version of efa-gen did.
+    pub fn read(folder: &Path, name: &str) -> Result<Self> {
+        let path = folder.join(FILE);
+        if !path.exists() {
+            let message = format!("nothing is known here of cluster {name}");
+            return Err(Error::new(Class::Usage, message)
+                .hint("its login key is where it was launched; `efa-gen cluster rm` works everywhere"));
+        }
+        let bytes = files::read(&path, "cluster", 1 << 20)?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Error::new(Class::Usage, format!("{} can't be read", path.display()))
+                .because(error)
+                .hint("another version of efa-gen wrote it: use that one")
+        })
+    }
+
+    /// EFA devices of a node.
+    pub fn efa(&self) -> u64 {
+        self.nics.iter().filter(|nic| nic.kind != efa_gen::cluster::nic::Kind::Interface).count() as u64
+    }
+}

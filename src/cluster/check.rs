@@ -1,0 +1,156 @@
+//! Owns what is asked of every node before anything runs on the cluster, and what is wrong with the answers: what a type
+//! must have, and what must be the same everywhere. Knows nothing of connections.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::nccl::fi_info;
+use crate::plan::RELEASE_FILE;
+
+/// What a program that registers memory with EFA needs of the memlock limit, KiB (16 GiB: aws/aws-ofi-nccl#141).
+const MEMLOCK_KIB: u64 = 16 << 20;
+
+/// Clocks further apart than this make logs of several nodes useless, milliseconds.
+const CLOCK_MS: i64 = 2_000;
+
+/// What one node says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Facts {
+    /// What it calls itself: so does NCCL in its logs.
+    pub hostname: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// Memlock limit of a session without a login, KiB; `None` is unlimited.
+    pub memlock_kib: Option<u64>,
+    /// EFA devices that libfabric can use.
+    pub efa: u64,
+    /// Models of the GPUs.
+    pub gpus: Vec<String>,
+    /// Version of the NVIDIA driver, where there is one.
+    pub driver: Option<String>,
+    /// Versions of the components by name, as efa-gen's release file has them.
+    pub versions: BTreeMap<String, String>,
+    /// Its clock against ours, milliseconds; half of the time that the question took is in it.
+    pub clock_ms: i64,
+    /// Fellows that it can't log in to, by address.
+    pub unreachable: Vec<String>,
+}
+
+/// What every node must have.
+#[derive(Debug, Clone, Copy)]
+pub struct Expect {
+    /// EFA devices.
+    pub efa: u64,
+    /// GPUs.
+    pub gpus: u64,
+}
+
+/// The command line that a node answers; `fellows` are the addresses that it must be able to log in to.
+pub fn question(fellows: &[&str]) -> String {
+    // ssh's own words are not needed: who answers is what counts.
+    let reach = format!(
+        "printf '%s\\n' {} | xargs -r -P 16 -I @ sh -c 'ssh -o BatchMode=yes -o ConnectTimeout=10 @ true </dev/null >/dev/null 2>&1 || echo @'",
+        fellows.join(" ")
+    );
+    let sections = [
+        ("clock", "date +%s%3N"),
+        ("hostname", "hostname"),
+        ("kernel", "uname -r"),
+        ("memlock", "ulimit -l"),
+        ("efa", "/opt/amazon/efa/bin/fi_info -p efa -t FI_EP_RDM 2>&1"),
+        ("gpus", "nvidia-smi --query-gpu=driver_version,name --format=csv,noheader 2>&1"),
+        ("release", &format!("cat {RELEASE_FILE} 2>/dev/null")),
+        ("unreachable", if fellows.is_empty() { ":" } else { &reach }),
+        ("end", ":"),
+    ];
+    let lines: Vec<String> = sections.iter().map(|(name, line)| format!("echo '=== {name}'; {line}")).collect();
+    lines.join("; ")
+}
+
+/// Reads the answer; `None` if it breaks off. `sent` and `received` are our own clock around the question, milliseconds
+/// since 1970.
+pub fn read(answer: &str, sent: i64, received: i64) -> Option<Facts> {
+    let mut sections: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut current = "";
+    for line in answer.lines() {
+        match line.strip_prefix("=== ") {
+            Some(name) => {
+                current = name.trim();
+                sections.entry(current).or_default();
+            }
+            None => sections.entry(current).or_default().push(line.trim()),
+        }
+    }
+    sections.get("end")?;
+    let of = |name: &str| sections.get(name).cloned().unwrap_or_default();
+    let first = |name: &str| of(name).first().copied().unwrap_or_default().to_owned();
+    // `FIELD, NAME`; without a driver nvidia-smi says something else, or the shell does.
+    let gpus: Vec<(&str, &str)> = of("gpus").iter().filter_map(|line| line.split_once(", ")).collect();
+    let versioned = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    Some(Facts {
+        hostname: first("hostname"),
+        kernel: first("kernel"),
+        memlock_kib: match first("memlock").as_str() {
+            "unlimited" => None,
+            limit => Some(limit.parse().unwrap_or(0)),
+        },
+        efa: fi_info::parse(of("efa").join("\n").as_bytes()).nics.len() as u64,
+        driver: gpus.first().filter(|(driver, _)| versioned(driver)).map(|(driver, _)| (*driver).to_owned()),
+        gpus: gpus.iter().filter(|(driver, _)| versioned(driver)).map(|(_, name)| (*name).to_owned()).collect(),
+        versions: versions(&of("release").join("\n")),
+        clock_ms: first("clock").parse::<i64>().ok()? - i64::midpoint(sent, received),
+        unreachable: of("unreachable").into_iter().filter(|line| !line.is_empty()).map(str::to_owned).collect(),
+    })
+}
+
+/// Versions by component, of a release file. A machine that efa-gen did not install has none.
+pub fn versions(release: &str) -> BTreeMap<String, String> {
+    let parsed: Vec<BTreeMap<String, Option<String>>> = serde_json::from_str(release).unwrap_or_default();
+    let one = |mut component: BTreeMap<String, Option<String>>| {
+        Some((component.remove("name")??, component.remove("version")??))
+    };
+    parsed.into_iter().filter_map(one).collect()
+}
+
+/// What is wrong: which node, and what. A node that differs from most of its fellows is the one that is named.
+pub fn findings(nodes: &[(String, Facts)], expect: &Expect) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut add = |node: &str, what: String| found.push((node.to_owned(), what));
+    for (node, facts) in nodes {
+        if let Some(limit) = facts.memlock_kib.filter(|limit| *limit < MEMLOCK_KIB) {
+            add(node, format!("may lock {limit} KiB of memory: EFA needs 16 GiB or unlimited (limits.d, sshd's PAM)"));
+        }
+        if facts.efa != expect.efa {
+            add(node, format!("libfabric finds {} EFA devices, the launch gave it {}", facts.efa, expect.efa));
+        }
+        if facts.gpus.len() as u64 != expect.gpus {
+            add(node, format!("the driver finds {} GPUs, its type has {}", facts.gpus.len(), expect.gpus));
+        }
+        if facts.clock_ms.abs() > CLOCK_MS {
+            let late = if facts.clock_ms < 0 { "slow" } else { "fast" };
+            add(node, format!("its clock is {} ms {late} against this machine's", facts.clock_ms.abs()));
+        }
+        if !facts.unreachable.is_empty() {
+            add(node, format!("can't log in to {}", facts.unreachable.join(" ")));
+        }
+    }
+    type Value = fn(&Facts) -> String;
+    let same: [(&str, Value); 4] = [
+        ("kernel", |facts| facts.kernel.clone()),
+        ("driver", |facts| facts.driver.clone().unwrap_or_else(|| "none".into())),
+        ("GPUs", |facts| facts.gpus.join(", ")),
+        ("versions", |facts| {
+            facts.versions.iter().map(|(name, version)| format!("{name} {version}")).collect::<Vec<_>>().join(", ")
+        }),
+    ];
+    for (what, value) in same {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        nodes.iter().for_each(|(_, facts)| *counts.entry(value(facts)).or_default() += 1);
+        let Some((usual, _)) = counts.iter().max_by_key(|(_, count)| **count) else { continue };
+        for (node, facts) in nodes.iter().filter(|(_, facts)| value(facts) != *usual) {
+            add(node, format!("{what}: {}, the others have {usual}", value(facts)));
+        }
+    }
+    found
+}
