@@ -29,7 +29,7 @@ struct View<'a> {
     digest: &'a str,
     how_to: Vec<&'static str>,
     required_version: &'static str,
-    ssh_cidrs: &'static str,
+    ssh_cidrs: SshCidrs,
     more_variables: &'static str,
     more_source: String,
     more_filter: &'static str,
@@ -45,6 +45,16 @@ struct View<'a> {
     script_sha256: String,
     stage_count: usize,
     stages: Vec<StageView>,
+}
+
+/// The variable for the addresses that may reach the builder.
+#[derive(Serialize)]
+struct SshCidrs {
+    description: &'static str,
+    /// At most one value.
+    default: &'static [&'static str],
+    /// A first condition with its `&&`, or nothing.
+    needed: &'static str,
 }
 
 #[derive(Serialize)]
@@ -71,7 +81,7 @@ pub(super) fn render(plan: &Plan, digest: &str, script: &str, grammar: PackerGra
         digest,
         how_to: how_to(newest),
         required_version: if newest { ">= 1.7.0" } else { ">= 1.6.0" },
-        ssh_cidrs: if newest { fragment!("ssh-cidrs-1.7.hcl") } else { fragment!("ssh-cidrs-1.6.hcl") },
+        ssh_cidrs: ssh_cidrs(newest),
         more_variables: if newest { fragment!("variables-1.7.hcl") } else { "" },
         more_source: more_source(plan, newest),
         more_filter: if newest { "\n    include_deprecated = true\n" } else { "" },
@@ -106,6 +116,24 @@ fn how_to(newest: bool) -> Vec<&'static str> {
         return vec!["packer init .     once", "packer build .    (options: packer inspect .)"];
     }
     vec!["packer build -var 'ssh_cidrs=[\"YOUR.ADDRESS/32\"]' image.pkr.hcl    (options: packer inspect image.pkr.hcl)"]
+}
+
+/// From 1.7 on an empty list is the caller's own address; before, it is the whole Internet.
+fn ssh_cidrs(newest: bool) -> SshCidrs {
+    if newest {
+        return SshCidrs {
+            description: "Addresses that may reach the builder by SSH, for example 203.0.113.7/32; empty for the address \
+                          you call from, which must be a public one: give the private range for ssh_interface = private_ip.",
+            default: &["[]"],
+            needed: "",
+        };
+    }
+    SshCidrs {
+        description: "Addresses that may reach the builder by SSH, for example 203.0.113.7/32. Required: Packer's default \
+                      is the whole Internet.",
+        default: &[],
+        needed: "length(var.ssh_cidrs) > 0 && ",
+    }
 }
 
 fn more_source(plan: &Plan, newest: bool) -> String {

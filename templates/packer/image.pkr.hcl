@@ -28,7 +28,19 @@ variable "builder_type" {
   default     = "c5.4xlarge"
 }
 
-<~ ssh_cidrs | safe ~>
+variable "ssh_cidrs" {
+  type        = list(string)
+  description = "<~ ssh_cidrs.description ~>"
+<%- for value in ssh_cidrs.default %>
+  default     = <~ value | safe ~>
+<%- endfor %>
+
+  validation {
+    condition     = <~ ssh_cidrs.needed ~>contains(var.ssh_cidrs, "0.0.0.0/0") == false && contains(var.ssh_cidrs, "::/0") == false
+    error_message = "Name the addresses that may connect: the whole Internet is not one of them."
+  }
+}
+
 variable "ssh_interface" {
   type        = string
   description = "How Packer reaches the builder: public_ip, private_ip, public_dns, private_dns or session_manager."
