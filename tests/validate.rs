@@ -401,8 +401,9 @@ fn public() -> [Wanted; 10] {
 }
 
 #[test]
+#[ignore = "reads other people's samples, in the folder that EFA_GEN_SHARED names"]
 fn public_logs_yield_what_is_known_of_them() {
-    let Some(folder) = shared("nccl-logs/public") else { return };
+    let folder = shared("nccl-logs/public");
     for wanted in public() {
         let report = read(fs::read(folder.join(wanted.name)).expect("the log is there"), None);
         hold(&wanted, &report, &judged(&report, None, 2));
@@ -410,8 +411,9 @@ fn public_logs_yield_what_is_known_of_them() {
 }
 
 #[test]
+#[ignore = "reads other people's samples, in the folder that EFA_GEN_SHARED names"]
 fn bars_judge_public_logs() {
-    let Some(folder) = shared("nccl-logs/public") else { return };
+    let folder = shared("nccl-logs/public");
     let of = |name: &str, instance_type| {
         judged(&read(fs::read(folder.join(name)).expect("it is there"), None), Some(instance_type), 2)
     };
@@ -435,8 +437,9 @@ fn bars_judge_public_logs() {
 }
 
 #[test]
+#[ignore = "reads other people's samples, in the folder that EFA_GEN_SHARED names"]
 fn public_failures_fail() {
-    let Some(folder) = shared("nccl-logs/public") else { return };
+    let folder = shared("nccl-logs/public");
     let blocks = |name: &str| -> Vec<String> {
         let text = fs::read_to_string(folder.join(name)).expect("it is there");
         text.split("### ").skip(1).map(|block| block.split_once('\n').map_or("", |(_, body)| body).to_owned()).collect()

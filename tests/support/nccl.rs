@@ -300,20 +300,10 @@ pub fn fixture(name: &str) -> (String, Option<i32>) {
     (log, status)
 }
 
-/// The folder of other people's samples, which are no part of the project: `EFA_GEN_SHARED`, else `../shared`. Where there
-/// is none, says so; where the variable names one, it must be there.
-#[allow(clippy::print_stdout, reason = "a test's output is shown when it fails")]
-pub fn shared(folder: &str) -> Option<PathBuf> {
-    let named = std::env::var_os("EFA_GEN_SHARED").map(PathBuf::from);
-    let asked = named.is_some();
-    let path = named.unwrap_or_else(|| in_repository("../shared")).join(folder);
-    if !path.is_dir() {
-        assert!(!asked, "EFA_GEN_SHARED has no {folder}");
-        println!(
-            "note: {} is not there: nothing of it was tested (EFA_GEN_SHARED names another place)",
-            path.display()
-        );
-        return None;
-    }
-    Some(path)
+/// A folder of other people's samples, which are no part of the project: they are where `EFA_GEN_SHARED` says.
+pub fn shared(folder: &str) -> PathBuf {
+    let samples = std::env::var_os("EFA_GEN_SHARED").expect("EFA_GEN_SHARED must name the folder of the samples");
+    let path = PathBuf::from(samples).join(folder);
+    assert!(path.is_dir(), "{} is not there", path.display());
+    path
 }
