@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 
+import peak
+
 RANKS, GPUS, ROUNDS = 1024, 8, int(os.environ.get("ROUNDS", "5"))
 SIZE = int(os.environ.get("MEGABYTES", "1000")) * 1_000_000
 
@@ -87,22 +89,12 @@ def run(command):
     """Seconds and peak memory (MB) of one command, which must succeed."""
     begin = time.monotonic()
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "LC_ALL": "C"})
-    peak = 0
-    while child.poll() is None:
-        try:
-            with open(f"/proc/{child.pid}/status") as status:
-                fields = dict(line.split(":", 1) for line in status)
-            # Until it is replaced, the child is this interpreter.
-            if fields["Name"].strip() == os.path.basename(command[0])[:15]:
-                peak = max(peak, int(fields.get("VmHWM", "0 kB").split()[0]))
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-        time.sleep(0.002)
+    memory = peak.memory(child, command[0])
     seconds = time.monotonic() - begin
     output = child.stdout.read().decode()
     if child.returncode != 0:
         sys.exit(f"exit {child.returncode}: {' '.join(command)}\n{output}")
-    return seconds, peak / 1024, output
+    return seconds, memory, output
 
 
 def main():
@@ -126,8 +118,8 @@ def main():
         print(f"{size / 1e6:.0f} MB\n\n| command | median s | MB/s | peak MB | validate's time to it |\n|---|---|---|---|---|")
         for name, runs in seen.items():
             median = statistics.median(seconds for seconds, _, _ in runs)
-            peak = max(peak for _, peak, _ in runs)
-            print(f"| {name} | {median:.3f} | {size / 1e6 / median:.0f} | {peak:.1f} | {own / median:.2f} |")
+            memory = max(memory for _, memory, _ in runs)
+            print(f"| {name} | {median:.3f} | {size / 1e6 / median:.0f} | {memory:.1f} | {own / median:.2f} |")
 
 
 main()

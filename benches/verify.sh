@@ -32,8 +32,10 @@ for size in 70 700; do
   done
 done
 
-python3 - "$binary" "$work" "$fingerprint" "$rounds" <<'PYTHON'
-import os, statistics, subprocess, sys, time
+PYTHONPATH=benches PYTHONDONTWRITEBYTECODE=1 python3 - "$binary" "$work" "$fingerprint" "$rounds" <<'PYTHON'
+import statistics, subprocess, sys, time
+
+import peak
 
 binary, work, fingerprint, rounds = sys.argv[1:]
 
@@ -49,22 +51,6 @@ def seconds(command):
     if code != 0:
         sys.exit(f"exit {code}: {' '.join(command)}")
     return time.monotonic() - begin
-
-
-def peak_memory(command):
-    """The high-water mark (MB), looked at while it runs: the one that the kernel hands over at the end
-    includes this interpreter, from which the process was forked."""
-    child, peak = start(command), 0
-    while child.poll() is None:
-        try:
-            with open(f"/proc/{child.pid}/status") as status:
-                fields = dict(line.split(":", 1) for line in status)
-            if fields["Name"].strip() == os.path.basename(command[0])[:15]:
-                peak = max(peak, int(fields.get("VmHWM", "0 kB").split()[0]))
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-        time.sleep(0.002)
-    return peak / 1024
 
 
 def commands(size):
@@ -87,10 +73,10 @@ for size in (70, 700):
             seen[name].append(seconds(command))
     median = {name: statistics.median(runs) for name, runs in seen.items()}
     for name, runs in seen.items():
-        peak = peak_memory(table[name])
+        memory = peak.memory(start(table[name]), table[name][0])
         digest = "sha512" if "sha512" in name else "sha256"
         ratio = lambda other: f"{median[name] / median[other]:.2f}" if name != other else ""
         against = ratio(f"openssl dgst -{digest}"), ratio(f"gpg --verify, {digest} signature")
         print(f"| {size} | {name} | {median[name]:.3f} | {min(runs):.3f}-{max(runs):.3f} | "
-              f"{size / median[name]:.0f} | {peak:.1f} | {against[0]} | {against[1]} |")
+              f"{size / median[name]:.0f} | {memory:.1f} | {against[0]} | {against[1]} |")
 PYTHON

@@ -81,6 +81,14 @@ fn killed_at_its_calls_a_sweep_removes_everything() {
     });
 }
 
+/// The account's run made one instance and one image, and nothing else is left of it.
+fn came_to_one_image(account: &Account, before: &[String]) {
+    let run = account.runs().pop().expect("a run");
+    assert_eq!(account.instances_of(&run).len(), 1, "{:?}", account.instances_of(&run));
+    account.published_then_removed(&run, before);
+    account.keeps_no_secret();
+}
+
 /// Every start is killed at the first kind of call that none before it had made, until one comes through.
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
@@ -105,10 +113,7 @@ fn killed_at_every_new_call_it_is_resumed_to_the_image() {
     eprintln!("{starts} starts, killed at:\n{}", std::fs::read_to_string(&seen).unwrap_or_default());
     said.good();
     assert!(starts > 10, "it was killed {} times", starts - 1);
-    let run = account.runs().pop().expect("a run");
-    assert_eq!(account.instances_of(&run).len(), 1, "{:?}", account.instances_of(&run));
-    account.published_then_removed(&run, &before);
-    account.keeps_no_secret();
+    came_to_one_image(&account, &before);
 }
 
 /// A build is killed in each of its stages, from the first to the seal, and goes on each time.
@@ -145,10 +150,7 @@ fn killed_in_every_stage_it_is_resumed_to_the_image() {
         child.wait().expect("it ended");
     }
     assert_eq!(stage, 12, "killed in every stage");
-    let run = account.runs().pop().expect("a run");
-    assert_eq!(account.instances_of(&run).len(), 1, "{:?}", account.instances_of(&run));
-    account.published_then_removed(&run, &before);
-    account.keeps_no_secret();
+    came_to_one_image(&account, &before);
 }
 
 /// A copy in another region is as much the run's as the rest.
