@@ -2,7 +2,7 @@
 
 mod support;
 
-use efa_gen::nccl::{Check, Expect, Outcome, Reader, Report, Verdict, judge};
+use efa_gen::nccl::{Check, Expect, Outcome, Reader, Report, Verdict, Weight, judge};
 use proptest::prelude::*;
 use support::catalog;
 use support::nccl::{AGES, PREFIXES, Run, judged, read};
@@ -238,8 +238,6 @@ fn bars_are_keyed_on_the_shape_of_the_run() {
     outcomes(4, "p6-b200.48xlarge", 250.0);
     outcomes(4, "p6-b300.48xlarge", 500.0);
     assert!(at(4, 600.0, "p6-b300.48xlarge").notes.iter().any(|note| note.contains("unmeasured")));
-    let warned = at(4, 35.0, "p4d.24xlarge");
-    assert_eq!((warned.outcome, warned.findings.last().map(|f| f.check)), (Outcome::Pass, Some(Check::TooSlow)));
     // No bar for another number of hosts or GPUs, for another test, or for a tree.
     let run = Run::good(4, 1.0);
     for log in [
@@ -264,6 +262,49 @@ fn bars_are_keyed_on_the_shape_of_the_run() {
 }
 
 #[test]
+fn a_run_of_nccls_own_choice_is_warned_of_and_a_ring_is_not() {
+    // NCCL and plugin of 2020, then of today.
+    let warnings = |age, instance_type: &str, busbw: f64, algorithm: Option<&str>| {
+        let mut log = Run::good(age, busbw).text();
+        if let Some(algorithm) = algorithm {
+            let line = format!("NCCL_ALGO set by environment to {algorithm}");
+            log = log.replace("NCCL_SOCKET_IFNAME set by environment to ^lo,docker", &line);
+            assert!(log.contains(&line));
+        }
+        let verdict = judged(&read(log, Some(0)), Some(instance_type), 2);
+        assert_eq!(verdict.outcome, Outcome::Pass, "{:#?}", verdict.findings);
+        verdict
+            .of(Weight::Warning)
+            .filter(|found| found.check == Check::TooSlow)
+            .map(|f| f.what.clone())
+            .collect::<Vec<_>>()
+    };
+    let none: [String; 0] = [];
+    for (instance_type, ring, free) in
+        [("p4d.24xlarge", 40.0, 55.0), ("p4de.24xlarge", 40.0, 55.0), ("p5.48xlarge", 250.0, 300.0)]
+    {
+        assert_eq!(warnings(4, instance_type, free, None), none, "{instance_type}");
+        let slow = warnings(4, instance_type, free - 0.01, None);
+        assert_eq!(slow.len(), 1, "{instance_type}");
+        assert!(slow[0].contains(&format!("below {free} GB/s")) && slow[0].contains("NCCL_ALGO"), "{slow:?}");
+        for forced in ["Ring", "RING", "Ring."] {
+            assert_eq!(warnings(4, instance_type, ring, Some(forced)), none, "{instance_type} {forced}");
+        }
+    }
+    let slow = Run::good(4, 29.99)
+        .text()
+        .replace("NCCL_SOCKET_IFNAME set by environment to ^lo,docker", "NCCL_ALGO set by environment to Ring");
+    assert_eq!(judged(&read(slow, Some(0)), Some("p4d.24xlarge"), 2).outcome, Outcome::Fail);
+    // A ring's own warning, and one only.
+    let slow = warnings(4, "p4d.24xlarge", 39.99, Some("Ring"));
+    assert!(slow.len() == 1 && slow[0].contains("below 40 GB/s") && !slow[0].contains("NCCL_ALGO"), "{slow:?}");
+    // No such figure is known of an old stack, or of other types.
+    assert_eq!(warnings(2, "p4d.24xlarge", 26.0, None), none);
+    assert_eq!(warnings(1, "p3dn.24xlarge", 5.2, None), none);
+    assert_eq!(warnings(4, "p6-b300.48xlarge", 500.0, None), none);
+}
+
+#[test]
 fn every_bar_has_a_source_and_is_no_faster_than_the_nics() {
     let catalog = catalog();
     assert!(!catalog.bars.is_empty());
@@ -273,6 +314,15 @@ fn every_bar_has_a_source_and_is_no_faster_than_the_nics() {
         for name in &bar.types {
             let link = catalog.instance_type(name).expect("the type is known").bandwidth_mbps as f64 / 8000.0;
             assert!(bar.warn_below.unwrap_or(bar.fail_below) < link, "{name}: no ring is faster than {link}");
+            let ranks = (bar.hosts * bar.gpus_per_host) as f64;
+            let tree = link * 2.0 * (ranks - 1.0) / ranks;
+            if let Some(free) = &bar.free_choice {
+                assert!(
+                    free.source.len() > 20 && free.warn_below > bar.warn_below.unwrap_or(bar.fail_below),
+                    "{bar:?}"
+                );
+                assert!(bar.hosts == 2 && free.warn_below < tree, "{name}: no tree is faster than {tree}");
+            }
         }
     }
 }

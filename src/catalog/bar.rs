@@ -22,9 +22,21 @@ pub struct Bar {
     pub fail_below: f64,
     /// GB/s below which it is slower than good runs were.
     pub warn_below: Option<f64>,
+    /// What holds instead of `warn_below` where the log does not show that a ring was forced.
+    pub free_choice: Option<FreeChoice>,
     /// Whether runs on this type were measured, or the bar was computed.
     pub measured: bool,
     /// Who measured what, or how it was computed.
+    pub source: String,
+}
+
+/// What NCCL reaches with an algorithm of its own choice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FreeChoice {
+    /// GB/s below which the run is slower than good runs were. It never fails one.
+    pub warn_below: f64,
+    /// Who measured what.
     pub source: String,
 }
 

@@ -1,12 +1,13 @@
-//! Owns the checks, one function each, in the order of [`Check`]. Knows nothing of how a log is read. Evidence that is not
-//! there is missing, not good.
+//! Owns the checks, one function each, in the order of [`Check`]; that of the bandwidth has a module. Knows nothing of how a
+//! log is read. Evidence that is not there is missing, not good.
 
+use super::bandwidth::{bandwidth, is_all_reduce};
 use super::evidence::ROWS;
 use super::message::{PLUGIN_NAMES, PROVIDER};
 use super::naming::{few, size, who};
 use super::report::{End, Rank, Report};
 use super::verdict::{Check, Expect, Finding, Weight};
-use crate::catalog::bar::{Run, version_at_least};
+use crate::catalog::bar::version_at_least;
 
 /// How far the printed average may be from that of the rows, GB/s: half of the last printed digit, with room.
 const AVERAGE_TOLERANCE: f64 = 0.006;
@@ -35,19 +36,19 @@ impl Found {
         self.findings.push(Finding { check, weight, what: what.into(), to_do: to_do.into() });
     }
 
-    fn fail(&mut self, check: Check, what: impl Into<String>, to_do: impl Into<String>) {
+    pub fn fail(&mut self, check: Check, what: impl Into<String>, to_do: impl Into<String>) {
         self.add(check, Weight::Failure, what, to_do);
     }
 
-    fn miss(&mut self, check: Check, what: impl Into<String>, to_do: impl Into<String>) {
+    pub fn miss(&mut self, check: Check, what: impl Into<String>, to_do: impl Into<String>) {
         self.add(check, Weight::Missing, what, to_do);
     }
 
-    fn skip(&mut self, check: Check) {
+    pub fn skip(&mut self, check: Check) {
         self.unjudged.push(check);
     }
 
-    fn warn(&mut self, check: Check, what: impl Into<String>, to_do: impl Into<String>) {
+    pub fn warn(&mut self, check: Check, what: impl Into<String>, to_do: impl Into<String>) {
         self.add(check, Weight::Warning, what, to_do);
     }
 }
@@ -320,68 +321,6 @@ fn nics(found: &mut Found, report: &Report, expect: &Expect) {
         let what = format!("{nics} NICs instead of {wanted} on {}", who(report, other));
         found.warn(Check::FewNics, what, format!("attach every EFA that {} has to each host", instance_type.name));
     }
-}
-
-fn bandwidth(found: &mut Found, report: &Report, expect: &Expect) {
-    let check = Check::TooSlow;
-    let to_do = "find the slow host by testing pairs of hosts; check the placement group, the number of EFAs and NCCL's \
-                 environment";
-    if let Some(bar) = expect.min_busbw {
-        let Some(row) = report.rows.last() else {
-            found.skip(check);
-            return;
-        };
-        found.bar = Some((bar, row.size));
-        // No comparison with NaN holds.
-        if row.worst_busbw().is_nan() || row.worst_busbw() < bar {
-            found.fail(check, below(row.worst_busbw(), bar, row.size, "--min-busbw"), to_do);
-        }
-        return;
-    }
-    let Some(instance_type) = expect.instance_type else {
-        found.notes.push("bandwidth is not judged: neither --instance-type nor --min-busbw is given".into());
-        found.skip(check);
-        return;
-    };
-    let ring = report.environment.get("NCCL_ALGO").is_none_or(|algorithm| algorithm.eq_ignore_ascii_case("ring"));
-    let run = Run {
-        instance_type: &instance_type.name,
-        hosts: report.hosts.len() as u64,
-        gpus_per_host: report.gpus_per_host().unwrap_or(0),
-        nccl: report.versions.nccl.first().map(String::as_str),
-        plugin: report.versions.plugin.first().map(String::as_str),
-    };
-    let bar = expect.bars.iter().rev().find(|bar| bar.fits(&run) && is_all_reduce(report) && ring && !report.json);
-    let Some(bar) = bar else {
-        let shape = format!("{} on {} hosts with {} GPUs each", instance_type.name, run.hosts, run.gpus_per_host);
-        found.notes.push(format!("bandwidth is not judged: no bar is known for {shape}; give one with --min-busbw"));
-        found.skip(check);
-        return;
-    };
-    found.bar = Some((bar.fail_below, bar.size));
-    if !bar.measured {
-        found.notes.push(format!("the bar of {} GB/s is unmeasured: {}", bar.fail_below, bar.source));
-    }
-    let Some(row) = report.rows.iter().rfind(|row| row.size == bar.size) else {
-        let what = format!("the bar for {} is at {}, and no row is of that size", instance_type.name, size(bar.size));
-        found.miss(check, what, format!("run it with -e {}, or give --min-busbw", bar.size));
-        return;
-    };
-    let busbw = row.worst_busbw();
-    if busbw.is_nan() || busbw < bar.fail_below {
-        found.fail(check, below(busbw, bar.fail_below, bar.size, &bar.source), to_do);
-    } else if let Some(warn) = bar.warn_below.filter(|warn| busbw < *warn) {
-        found.warn(check, below(busbw, warn, bar.size, &bar.source), to_do);
-    }
-}
-
-/// Where the log does not name the test, it is the one that everybody runs.
-fn is_all_reduce(report: &Report) -> bool {
-    report.collective.as_deref().is_none_or(|name| name.starts_with("all_reduce"))
-}
-
-fn below(busbw: f64, bar: f64, at: u64, source: &str) -> String {
-    format!("{busbw:.2} GB/s at {} is below {bar} GB/s ({source})", size(at))
 }
 
 fn versions(found: &mut Found, report: &Report) {

@@ -7,6 +7,7 @@
 //! The grammar was read in the history of NVIDIA/nccl-tests, in NVIDIA/nccl from 2.4 to 2.30 and in aws/aws-ofi-nccl, and
 //! tried on real logs of these ages; each module names the forms that it takes.
 
+mod bandwidth;
 mod check;
 mod document;
 mod evidence;
