@@ -1,9 +1,10 @@
 //! Owns the texts by which launchers, ssh, nccl-tests and the plugin say that something failed, and what to do about
 //! each. Knows nothing of where in a log they stand.
 //!
-//! Sources: the help texts of open-mpi/ompi v4.0.3 (orte/, opal/mca/btl/tcp), OpenSSH's own messages, NVIDIA/nccl-tests
-//! `src/common.h`, NVIDIA/nccl `src/net.cc`, aws/aws-ofi-nccl. Only the fixed part of each text is matched. Open MPI 5
-//! words some of them differently; its exit status then tells.
+//! Sources: the help texts of open-mpi/ompi v4.0.3 (orte/, opal/mca/btl/tcp) and, for Open MPI 5, of openpmix/prrte v3.0.0
+//! to v3.0.14 (help-errmgr-base, help-plm-base, help-plm-ssh, help-prun, help-prte-rmaps-base, help-state-base); OpenSSH's
+//! own messages, NVIDIA/nccl-tests `src/common.h`, NVIDIA/nccl `src/net.cc`, aws/aws-ofi-nccl. Only the fixed part of each
+//! text is matched, within one line: where prrte breaks its lines changed from v3.0.0 to v3.0.9.
 
 use super::text::holds;
 
@@ -27,7 +28,9 @@ const HOST_KEY: &str = "put every host's public host key into known_hosts of the
 const REACH: &str = "check that the host is up, that its name resolves, and that the security group lets itself in";
 const DAEMON: &str = "the lines of ssh before this one tell why; else check that Open MPI is installed at the same path on \
                       every host, and that the hosts reach each other over TCP";
+const GONE: &str = "check that the host is still up: it, or its network, went away";
 const SLOTS: &str = "give each host as many slots as it has GPUs, and start no more ranks than that";
+const SAME_PATH: &str = "install Open MPI at the same path on every host";
 const PATHS: &str = "check the path, and that it is the same on every host";
 const LIBRARIES: &str = "put the library's folder into LD_LIBRARY_PATH on every host (mpirun -x LD_LIBRARY_PATH)";
 const EARLIER: &str = "what the rank printed before it ended tells why";
@@ -36,7 +39,7 @@ const NCCL_NET: &str = "NCCL_NET names a plugin that was not loaded: put the fol
                         LD_LIBRARY_PATH on every host";
 
 /// Most fundamental first: where one failure brings another about, it stands before it.
-pub(super) static RUN: [Text; 37] = [
+pub(super) static RUN: [Text; 44] = [
     text("Could not resolve hostname", REACH),
     text("Permission denied (publickey", SSH_KEY),
     text("Host key verification failed", HOST_KEY),
@@ -45,21 +48,27 @@ pub(super) static RUN: [Text; 37] = [
         "orted: command not found",
         "start mpirun by its whole path, or with --prefix, so that the other hosts find orted",
     ),
-    text("orted: No such file or directory", "install Open MPI at the same path on every host"),
+    text("orted: No such file or directory", SAME_PATH),
+    text(
+        "prted: command not found",
+        "start mpirun by its whole path, or with --prefix, so that the other hosts find prted",
+    ),
+    text("prted: No such file or directory", SAME_PATH),
     text("error while loading shared libraries", LIBRARIES),
     text("not enough slots available in the system", SLOTS),
     text("All nodes which are allocated for this job are already filled", SLOTS),
     text("More than one hostfile was passed", "give one hostfile"),
     text("The value of the MCA parameter \"plm_rsh_agent\"", "install ssh, or unset that parameter"),
-    text("The rsh launcher has been given a prefix", "start mpirun by its whole path"),
-    text("ORTE was unable to reliably start one or more daemons", DAEMON),
-    text("An ORTE daemon has unexpectedly failed", DAEMON),
-    text(
-        "ORTE has lost communication with a remote daemon",
-        "check that the host is still up: it, or its network, went away",
-    ),
-    text("ORTE does not know how to route a message", DAEMON),
-    text("ORTE is unable to establish a communication connection", DAEMON),
+    text("The value of the MCA parameter \"plm_ssh_agent\"", "install ssh, or unset that parameter"),
+    text("launcher has been given a prefix to use", "start mpirun by its whole path"),
+    text("was unable to reliably start one or more daemons", DAEMON),
+    text("A daemon died unexpectedly", DAEMON),
+    text("daemon has unexpectedly failed after launch", DAEMON),
+    text("A daemon has no recorded node", "name every host in the hostfile as `hostname` there does"),
+    text("has lost communication with a remote daemon", GONE),
+    text("A critical communication path was lost to", GONE),
+    text("does not know how to route a message to the specified daemon", DAEMON),
+    text("is unable to establish a communication connection to the", DAEMON),
     text("Open MPI failed to handshake", "keep bridges out of Open MPI's TCP: --mca btl_tcp_if_exclude lo,docker0"),
     text("was unable to find the specified executable file", PATHS),
     text("was unable to launch the specified application", PATHS),
@@ -70,12 +79,13 @@ pub(super) static RUN: [Text; 37] = [
     text("Test CUDA failure", "check the driver with nvidia-smi on that host"),
     text("Test failure", EARLIER),
     text("has exited due to process rank", EARLIER),
+    text("noticed that process rank", EARLIER),
     text("exited on signal", EARLIER),
     text("MPI_ABORT was invoked", EARLIER),
     text("Segmentation fault", EARLIER),
     text("a required daemon terminated during execution", "check that every host is still up"),
     text("exited with non-zero status", EARLIER),
-    text("a non-zero exit code. Per user-direction, the job has been aborted", EARLIER),
+    text("Per user-direction, the job has been aborted", EARLIER),
     Text { needle: "The user-provided time limit for job execution has been reached", to_do: TIME, timeout: true },
     Text { needle: "DUE TO TIME LIMIT", to_do: TIME, timeout: true },
     text("srun: error:", EARLIER),
