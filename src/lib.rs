@@ -1,5 +1,5 @@
-//! The pure core of efa-gen: facts, plans, clusters, renderers, the signature check and the judge of NCCL logs. It does no I/O, reads no
-//! clock and no environment; the binary in `src/bin/efa-gen` owns all of that.
+//! The pure core of efa-gen: facts, plans, renderers, the signature check, clusters, and the judge of NCCL logs. It does no
+//! I/O, reads no clock and no environment; the binary in `src/bin/efa-gen` owns all of that.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::too_many_lines)]
 

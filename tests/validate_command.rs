@@ -64,7 +64,7 @@ fn what_is_asked_wrongly_is_refused() {
     let folder = scratch();
     fs::write(folder.path().join("good"), Run::good(4, GOOD).text()).expect("it can be written");
     let cases: [(&[&str], i32, &str); 9] = [
-        (&[], 2, "--log <FILE>"),
+        (&["--log", "good", "--hostfile", "good"], 2, "cannot be used with"),
         (&["--log", "none"], 5, "could not read log none"),
         (&["--log", "."], 2, "is a folder"),
         (&["--log", "good", "--instance-type", "p4d.24xlrge"], 2, "did you mean `p4d.24xlarge`?"),

@@ -4,6 +4,7 @@
 pub mod bar;
 pub mod distribution;
 pub mod efa;
+pub mod environment;
 pub mod instance_type;
 pub mod price;
 pub mod stack;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use crate::error::{Class, Error, Result};
 use bar::Bar;
 use distribution::{Distribution, FileContent};
+use environment::Variable;
 use instance_type::InstanceType;
 use price::Prices;
 use stack::{Pins, Resolved};
@@ -33,6 +35,8 @@ pub struct Catalog {
     pub instance_types: Vec<InstanceType>,
     /// What bus bandwidth a run of nccl-tests must reach.
     pub bars: Vec<Bar>,
+    /// What programs of nccl-tests are run with.
+    pub environment: Vec<Variable>,
     /// What instances and disks cost.
     pub prices: Prices,
     pub(crate) init_systems: BTreeMap<String, InitSystem>,
@@ -105,8 +109,9 @@ impl Catalog {
         }
         let (instance_types, bars) =
             instance_type::parse(include_str!("efa_instance_types.tsv"), include_str!("instance_types.toml"))?;
+        let environment = environment::parse(include_str!("environment.toml"))?;
         let prices = Prices::parse(include_str!("prices.toml"))?;
-        Ok(Catalog { distributions, pins, instance_types, bars, prices, init_systems })
+        Ok(Catalog { distributions, pins, instance_types, bars, environment, prices, init_systems })
     }
 
     /// The distribution with this id or alias.

@@ -120,9 +120,6 @@ pub struct Plugin {
     pub prefix: String,
     /// Its library's file name.
     pub library: String,
-    /// The name that `NCCL_NET` must have so that a missing plugin is an error instead of TCP
-    /// (NCCL from 2.10 on).
-    pub network: String,
 }
 
 /// How a plugin is built.
@@ -160,8 +157,8 @@ pub struct Stack {
     pub plugin: String,
     /// nccl-tests version.
     pub nccl_tests: String,
-    /// Environment that all_reduce_perf is run with, in this order.
-    pub run_environment: Vec<(String, String)>,
+    /// Environment that all_reduce_perf is run with, in this order, instead of the one for this software.
+    pub run_environment: Option<Vec<(String, String)>>,
 }
 
 impl Pins {

@@ -23,6 +23,7 @@ mod row;
 mod text;
 mod verdict;
 
+pub use naming::size;
 pub use reader::Reader;
 pub use report::{Channels, Counted, End, Failure, Named, Rank, Report, Versions};
 pub use row::{Preamble, Row, Timing};

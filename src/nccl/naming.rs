@@ -27,7 +27,7 @@ pub(super) fn few<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
 }
 
 /// `1 GiB`, `8 B`: exact, so that it can be compared.
-pub(super) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{} {name}", bytes / unit),

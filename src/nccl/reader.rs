@@ -7,7 +7,7 @@ use super::failure;
 use super::line::{bare, message};
 use super::message::{nccl_version, take};
 use super::report::Report;
-use super::row::{Layout, Preamble, Tried, rank, row};
+use super::row::{Layout, Preamble, Row, Tried, rank, row};
 use super::text::{after, clean, digits, float, version};
 
 /// Longest line that is looked at, bytes; what is beyond it is skipped.
@@ -68,6 +68,11 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// The rows so far, of a run that is still at work.
+    pub fn rows(&self) -> &[Row] {
+        &self.evidence.rows
     }
 
     /// What the log says, and how the run ended. `exit_status` is that of the program that wrote the log, where it is

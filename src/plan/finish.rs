@@ -2,13 +2,14 @@
 
 use super::action::{Action, Check, Run};
 use super::parts::{
-    EFA_PREFIX, MPI_PREFIX, TESTS_PREFIX, cuda_prefix, library_dirs, package_run, plugin_lib_dir, stage, write_file,
+    EFA_PREFIX, MPI_OPTIONS, MPI_PREFIX, TESTS_PREFIX, cuda_prefix, library_dirs, package_run, plugin_lib_dir, stage,
+    write_file,
 };
 use super::request::{Chosen, Gpu};
 use super::word::Word;
 use super::{Component, RELEASE_FILE, STATE_DIR, Stage, Step, Then, When};
 use crate::catalog::InitSystem;
-use crate::catalog::efa::compare_versions;
+use crate::catalog::environment::{self, Software, Variable};
 
 pub(super) fn environment(chosen: &Chosen, init: &InitSystem, components: &[Component]) -> Stage {
     let kernel_hold = &chosen.distribution.kernel.hold;
@@ -133,40 +134,24 @@ pub(super) fn check(chosen: &Chosen) -> Stage {
     stage("check", "Check what was installed", Then::Continue, steps)
 }
 
-pub(super) fn test(chosen: &Chosen, gpu: &Gpu) -> Stage {
+pub(super) fn test(chosen: &Chosen, gpu: &Gpu, environment: &[Variable]) -> Stage {
     let hostfile = format!("{STATE_DIR}/hostfile");
     let mut argv: Vec<Word> =
         vec![Word::literal(format!("{MPI_PREFIX}/bin/mpirun")), Word::literal("--allow-run-as-root")];
-    let mut variables = gpu.resolved.stack.run_environment.clone();
-    // Up to plugin 1.6, GPUDirect had to be asked for; libfabric aborts where the device can't.
-    let old_plugin = compare_versions(&gpu.resolved.plugin.version, "1.7.0").is_lt();
-    if old_plugin && chosen.instance_type.is_some_and(|t| t.gpudirect) {
-        variables.push(("FI_EFA_USE_DEVICE_RDMA".into(), "1".into()));
-    }
+    let software = Software {
+        efa: Some(chosen.efa_version.clone()),
+        nccl: Some(gpu.resolved.nccl.version.clone()),
+        plugin: Some(gpu.resolved.plugin.version.clone()),
+        gpudirect: chosen.instance_type.is_some_and(|t| t.gpudirect),
+    };
+    let own = gpu.resolved.stack.run_environment.clone();
+    let mut variables = own.unwrap_or_else(|| environment::of(environment, &software));
     variables.push(("LD_LIBRARY_PATH".into(), library_dirs(chosen).join(":")));
     for (name, value) in variables {
         argv.extend([Word::literal("-x"), Word::literal(format!("{name}={value}"))]);
     }
-    let rest = [
-        "--hostfile",
-        &hostfile,
-        "-n",
-        "{gpus}",
-        "-N",
-        "{gpus}",
-        "--mca",
-        "pml",
-        "^cm",
-        "--mca",
-        "btl",
-        "tcp,self",
-        "--mca",
-        "btl_tcp_if_exclude",
-        "lo,docker0",
-        "--bind-to",
-        "none",
-    ];
-    argv.extend(rest.iter().map(|word| Word::template(word)));
+    let ranks = ["--hostfile", &hostfile, "-n", "{gpus}", "-N", "{gpus}"];
+    argv.extend(ranks.iter().chain(&MPI_OPTIONS).map(|word| Word::template(word)));
     argv.push(Word::literal(format!("{TESTS_PREFIX}/build/all_reduce_perf")));
     argv.extend(["-b", "8", "-e", "1G", "-f", "2", "-g", "1", "-c", "1", "-n", "100"].map(Word::literal));
     let step = Step::new(

@@ -37,7 +37,7 @@ pub fn plan(catalog: &Catalog, request: &Request) -> Result<Plan> {
     }
     stages.push(finish::check(&chosen));
     if let Some(gpu) = chosen.gpu.as_ref().filter(|_| request.test) {
-        stages.push(finish::test(&chosen, gpu));
+        stages.push(finish::test(&chosen, gpu, &catalog.environment));
     }
     stages.push(seal::stage(distribution));
     if let Some(mirror) = &request.mirror {

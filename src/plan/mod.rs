@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 pub use action::{Action, Check, Run};
 pub use install::plan;
+pub use parts::{EFA_PREFIX, MPI_OPTIONS, MPI_PREFIX, NCCL_PREFIX, TESTS_PREFIX};
 pub use request::{Request, mirrored, parse_mirror, parse_sha256};
 pub use word::{Fact, Part, Word};
 

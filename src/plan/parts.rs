@@ -8,13 +8,29 @@ use crate::catalog::distribution::{Distribution, FileContent};
 use crate::catalog::stack::Download;
 
 /// Where the EFA installer puts libfabric.
-pub(super) const EFA_PREFIX: &str = "/opt/amazon/efa";
+pub const EFA_PREFIX: &str = "/opt/amazon/efa";
 /// Where it puts Open MPI.
-pub(super) const MPI_PREFIX: &str = "/opt/amazon/openmpi";
+pub const MPI_PREFIX: &str = "/opt/amazon/openmpi";
 /// Where NCCL goes.
-pub(super) const NCCL_PREFIX: &str = "/opt/nccl";
+pub const NCCL_PREFIX: &str = "/opt/nccl";
 /// Where nccl-tests go.
-pub(super) const TESTS_PREFIX: &str = "/opt/nccl-tests";
+pub const TESTS_PREFIX: &str = "/opt/nccl-tests";
+
+/// How Open MPI is run beside NCCL: its own messages over TCP, because it may take EFA for itself otherwise (AWS's guide from
+/// November 2020 on), and not over bridges that lead nowhere; ranks on whatever cores they like.
+pub const MPI_OPTIONS: [&str; 11] = [
+    "--mca",
+    "pml",
+    "^cm",
+    "--mca",
+    "btl",
+    "tcp,self",
+    "--mca",
+    "btl_tcp_if_exclude",
+    "lo,docker0",
+    "--bind-to",
+    "none",
+];
 
 pub(super) fn stage(id: &'static str, title: impl Into<String>, then: Then, steps: Vec<Step>) -> Stage {
     Stage { id, title: title.into(), then, run: When::Install, steps }

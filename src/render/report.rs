@@ -120,6 +120,11 @@ pub fn html(runs: &[Run], verdict: &Verdict, instance_type: Option<&InstanceType
 }
 
 #[derive(Serialize)]
+struct Suites<'a> {
+    suites: Vec<Suite<'a>>,
+}
+
+#[derive(Serialize)]
 struct Suite<'a> {
     log: &'a str,
     outcome: &'static str,
@@ -147,10 +152,15 @@ struct Message {
     text: String,
 }
 
-/// JUnit XML: one case a check. What failed is a failure, missing evidence an error: a CI must not read it as passed.
-pub fn junit(log: &str, verdict: &Verdict) -> Result<String> {
+/// JUnit XML: one suite a log and one case a check. What failed is a failure, missing evidence an error: a CI must not read
+/// it as passed.
+pub fn junit(judged: &[(&str, &Verdict)]) -> Result<String> {
+    JUNIT.fill(&Suites { suites: judged.iter().map(|(log, verdict)| suite(log, verdict)).collect() })
+}
+
+fn suite<'a>(log: &'a str, verdict: &'a Verdict) -> Suite<'a> {
     let cases: Vec<Case> = Check::ALL.iter().map(|check| case(*check, verdict)).collect();
-    JUNIT.fill(&Suite {
+    Suite {
         log,
         outcome: verdict.outcome.word(),
         sentence: &verdict.sentence,
@@ -158,7 +168,7 @@ pub fn junit(log: &str, verdict: &Verdict) -> Result<String> {
         errors: cases.iter().filter(|case| !case.errors.is_empty()).count(),
         skipped: cases.iter().filter(|case| !case.skipped.is_empty()).count(),
         cases,
-    })
+    }
 }
 
 /// A case has one failure or one error, by the schema: the first says all.

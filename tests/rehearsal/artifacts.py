@@ -43,7 +43,6 @@ version = "{plugin}"
 efa = {{ first = "1.44.0" }}
 prefix = "/opt/aws-ofi-nccl"
 library = "libnccl-net-ofi.so"
-network = "Libfabric"
 [plugin.source]
 url = "https://github.com/aws/aws-ofi-nccl.git"
 commit = "{plugin_commit}"

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "ec2")]
 pub mod cloud;
+pub mod validate;
 
 use std::path::PathBuf;
 
@@ -39,8 +40,11 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Download an EFA installer tarball and check it before it gets its name
     Fetch(FetchArgs),
-    /// Judge the log of an NCCL test: a pass needs proof of EFA on every rank
-    Validate(ValidateArgs),
+    /// Run or read an NCCL test and judge it: a pass needs proof of EFA on every rank
+    ///
+    /// Without --log and --hostfile it is run on this host alone, with all its GPUs. One host never uses the network: it
+    /// proves that the plugin loads and selects EFA.
+    Validate(Box<validate::ValidateArgs>),
     /// List the distributions
     Distros(ListArgs),
     /// List the instance types with EFA
@@ -215,39 +219,4 @@ pub struct FetchArgs {
     /// Form of the output
     #[arg(long, value_enum, default_value_t = OutputArg::Human)]
     pub output: OutputArg,
-}
-
-#[derive(Debug, Args)]
-pub struct ValidateArgs {
-    /// Log of nccl-tests with NCCL_DEBUG=INFO, or `-` for standard input; further ones are only drawn beside the first
-    #[arg(long, value_name = "FILE", required = true)]
-    pub log: Vec<PathBuf>,
-    /// The hosts' type: its bandwidth bar, GPUDirect and NICs are judged
-    #[arg(long, value_name = "TYPE")]
-    pub instance_type: Option<String>,
-    /// Hosts that must have taken part, at least; with 1, a run on one host is judged on what it can prove
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
-    pub hosts: u64,
-    /// Bus bandwidth that the largest size must reach, instead of the type's bar
-    #[arg(long, value_name = "GB/s", value_parser = bandwidth)]
-    pub min_busbw: Option<f64>,
-    /// Exit status of the program that wrote the log; 124 says that it did not end in time
-    #[arg(long, value_name = "N")]
-    pub exit_status: Option<i32>,
-    /// Form of the output
-    #[arg(long, value_enum, default_value_t = OutputArg::Human)]
-    pub output: OutputArg,
-    /// Write a page with the verdict, the bandwidth curve and every rank into this file
-    #[arg(long, value_name = "FILE")]
-    pub html: Option<PathBuf>,
-    /// Write the checks as JUnit XML into this file
-    #[arg(long, value_name = "FILE")]
-    pub junit: Option<PathBuf>,
-}
-
-fn bandwidth(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
-        _ => Err("not a bandwidth in GB/s".to_owned()),
-    }
 }

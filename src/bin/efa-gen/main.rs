@@ -15,7 +15,11 @@ mod part;
 mod place;
 mod report;
 #[cfg(feature = "ec2")]
+mod signals;
+#[cfg(feature = "ec2")]
 mod ssh;
+#[cfg(feature = "ec2")]
+mod validate;
 
 use std::process::ExitCode;
 

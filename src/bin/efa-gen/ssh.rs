@@ -97,7 +97,8 @@ impl Guest {
         )
     }
 
-    fn ssh(&self, line: &str, tty: bool) -> Command {
+    /// The program with all its settings, not yet started.
+    pub fn ssh(&self, line: &str, tty: bool) -> Command {
         let mut command = Command::new("ssh");
         // Quoted, because a home may have blanks in its name; `%` begins a token of ssh's.
         let option =

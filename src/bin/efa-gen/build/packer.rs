@@ -12,12 +12,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use self::program::{Packer, Version, interrupted, text, version};
+use self::program::{Packer, Version, text, version};
 use super::problem::Problem;
 use super::{Build, Built, failed, tags};
 use crate::cli::cloud::{BuildArgs, HostKey, OnError, ReachArgs};
 use crate::ec2::model::{Image, Kind, Tags};
 use crate::files;
+use crate::signals::interrupted;
 
 /// From here on Packer takes the newest grammar, and fetches its plugins itself.
 const NEWEST_GRAMMAR: Version = (1, 7, 0);

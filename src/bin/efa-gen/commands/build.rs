@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::render::{self, Format};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinSet, LocalSet};
 
@@ -22,6 +21,7 @@ use crate::cli::OutputArg;
 use crate::cli::cloud::{BuildArgs, Driver};
 use crate::ec2::Aws;
 use crate::events::{Event, Screen, Talk};
+use crate::signals::on_signals;
 use crate::{files, report};
 
 pub fn run(args: &BuildArgs) -> Result<()> {
@@ -202,22 +202,6 @@ fn cache_folder() -> Result<PathBuf> {
     let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
     let none = || Error::new(Class::Io, "there is no folder for downloads").hint("set HOME or XDG_CACHE_HOME");
     Ok(cache.ok_or_else(none)?.join("efa-gen"))
-}
-
-/// Counts the signals that ask the process to end.
-fn on_signals() -> Result<watch::Receiver<u32>> {
-    let (send, receive) = watch::channel(0);
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-        let mut signals =
-            signal(kind).map_err(|error| Error::new(Class::Io, "signals can't be watched").because(error))?;
-        let send = send.clone();
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                send.send_modify(|count| *count += 1);
-            }
-        });
-    }
-    Ok(receive)
 }
 
 /// Prints what every build came to; the exit code is the first failure's.

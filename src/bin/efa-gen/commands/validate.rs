@@ -1,17 +1,22 @@
-//! Owns `efa-gen validate`: reads logs, has them judged, tells the verdict. Knows nothing of the logs' grammar.
+//! Owns `efa-gen validate`: reads logs or has tests made, has them judged, tells the verdict. Knows nothing of the logs'
+//! grammar, nor of how a test goes.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
 
 use efa_gen::catalog::Catalog;
+use efa_gen::catalog::instance_type::InstanceType;
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::nccl::{Expect, Finding, Outcome, Reader, Report, Verdict, Weight, judge};
 use efa_gen::render::report::{self as page, Run};
 use serde::Serialize;
 
 use super::list;
-use crate::cli::{OutputArg, ValidateArgs};
+use crate::cli::OutputArg;
+use crate::cli::validate::ValidateArgs;
+#[cfg(feature = "ec2")]
+use crate::{events::Screen, signals::on_signals, validate};
 use crate::{files, report};
 
 /// Bytes that are read at once: few enough to stay in the cache between the kernel and the parser.
@@ -20,42 +25,116 @@ const PIECE: usize = 64 << 10;
 /// Hosts that are listed on the terminal; the page and the JSON have all.
 const HOSTS_SHOWN: usize = 32;
 
+/// A run that is shown; without a verdict it is only drawn beside the others.
+struct Shown {
+    /// Its log's name.
+    name: String,
+    report: Report,
+    verdict: Option<Verdict>,
+}
+
 pub fn run(args: &ValidateArgs) -> Result<()> {
     let catalog = Catalog::embedded()?;
     let instance_type = args.instance_type.as_deref().map(|name| catalog.instance_type(name)).transpose()?;
-    let mut reports = Vec::new();
-    for (at, path) in args.log.iter().enumerate() {
-        // The exit status is that of the run that is judged.
-        reports.push(read(path, if at == 0 { args.exit_status } else { None })?);
+    #[cfg(feature = "ec2")]
+    if args.log.is_empty() {
+        let runs = test(args, &catalog, instance_type)?;
+        return show(args, instance_type, runs);
     }
-    let Some(first) = reports.first() else { return Err(Error::new(Class::Usage, "no log is given")) };
-    let expect = Expect {
-        instance_type,
-        bars: &catalog.bars,
-        hosts: args.hosts,
-        min_busbw: args.min_busbw,
-        ..Expect::default()
-    };
-    let verdict = judge(first, &expect);
-    let names: Vec<String> = args.log.iter().map(|path| path.display().to_string()).collect();
-    let runs: Vec<Run> = names.iter().zip(&reports).map(|(name, report)| Run { name, report }).collect();
-    if let Some(path) = &args.html {
-        files::write(path, page::html(&runs, &verdict, instance_type)?.as_bytes(), 0o644)?;
-    }
-    if let Some(path) = &args.junit {
-        files::write(path, page::junit(&names[0], &verdict)?.as_bytes(), 0o644)?;
-    }
-    match args.output {
-        OutputArg::Human => human(first, &verdict)?,
-        OutputArg::Json => list::json(&Told { verdict: &verdict, report: first })?,
-    }
-    tell(&verdict)
+    show(args, instance_type, logs(args, &catalog, instance_type)?)
 }
 
+/// The logs of the command line, the first one judged.
+fn logs(args: &ValidateArgs, catalog: &Catalog, instance_type: Option<&InstanceType>) -> Result<Vec<Shown>> {
+    let hosts = args.hosts.unwrap_or(Expect::default().hosts);
+    let expect = Expect { instance_type, bars: &catalog.bars, hosts, min_busbw: args.min_busbw, ..Expect::default() };
+    let shown = args.log.iter().enumerate().map(|(at, path)| {
+        // The exit status is that of the run that is judged.
+        let report = read(path, args.exit_status.filter(|_| at == 0))?;
+        let verdict = (at == 0).then(|| judge(&report, &expect));
+        Ok(Shown { name: path.display().to_string(), report, verdict })
+    });
+    shown.collect()
+}
+
+/// A test that is made now, every run of it judged.
+#[cfg(feature = "ec2")]
+fn test(args: &ValidateArgs, catalog: &Catalog, instance_type: Option<&InstanceType>) -> Result<Vec<Shown>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::new(Class::Io, "could not start").because(error))?;
+    let talk = Screen::new(args.output, false).talk("validate");
+    let made = runtime.block_on(async {
+        let stop = on_signals()?;
+        let order = validate::prepare::order(args, catalog, instance_type, &talk).await?;
+        validate::make(&order, &talk, &stop).await
+    });
+    talk.done();
+    let shown = |ran: validate::Ran| Shown {
+        name: ran.log.display().to_string(),
+        report: ran.report,
+        verdict: Some(ran.verdict),
+    };
+    Ok(made?.into_iter().map(shown).collect())
+}
+
+/// Tells the first verdict that is no pass, or else the first; the others are named beside it.
+fn show(args: &ValidateArgs, instance_type: Option<&InstanceType>, mut shown: Vec<Shown>) -> Result<()> {
+    let passed = |shown: &Shown| shown.verdict.as_ref().is_none_or(|verdict| verdict.outcome == Outcome::Pass);
+    let told = shown.iter().position(|run| !passed(run)).unwrap_or(0);
+    shown[..=told].rotate_right(1);
+    let (names, judged): (Vec<&str>, Vec<(&str, &Verdict)>) = (
+        shown.iter().map(|run| run.name.as_str()).collect(),
+        shown.iter().filter_map(|run| Some((run.name.as_str(), run.verdict.as_ref()?))).collect(),
+    );
+    let Some((_, verdict)) = judged.first() else { return Err(Error::new(Class::Usage, "no log is given")) };
+    let first = &shown[0].report;
+    let runs: Vec<Run> = names.iter().zip(&shown).map(|(name, run)| Run { name, report: &run.report }).collect();
+    if let Some(path) = &args.html {
+        files::write(path, page::html(&runs, verdict, instance_type)?.as_bytes(), 0o644)?;
+    }
+    if let Some(path) = &args.junit {
+        files::write(path, page::junit(&judged)?.as_bytes(), 0o644)?;
+    }
+    match args.output {
+        OutputArg::Human => {
+            human(first, verdict)?;
+            others(&shown)?;
+        }
+        OutputArg::Json => {
+            let runs = judged.iter().map(|(log, verdict)| Judged { log, verdict }).collect();
+            list::json(&Told { verdict, report: first, runs })?;
+        }
+    }
+    tell(verdict)
+}
+
+/// What `--output json` gives: the verdict that is told, its run, and every verdict.
 #[derive(Serialize)]
 struct Told<'a> {
     verdict: &'a Verdict,
     report: &'a Report,
+    runs: Vec<Judged<'a>>,
+}
+
+#[derive(Serialize)]
+struct Judged<'a> {
+    log: &'a str,
+    verdict: &'a Verdict,
+}
+
+/// The verdicts on several runs, one line each.
+fn others(shown: &[Shown]) -> Result<()> {
+    let judged: Vec<_> = shown.iter().filter_map(|run| Some((run, run.verdict.as_ref()?))).collect();
+    if judged.len() < 2 {
+        return Ok(());
+    }
+    report::data(b"\n")?;
+    let rows = judged.into_iter().map(|(run, verdict)| {
+        let last = run.report.last.as_ref().map_or("-".into(), |last| format!("{:.2}", last.out_of_place));
+        let test = run.report.collective.clone().unwrap_or_default();
+        [test, verdict.outcome.word().to_owned(), last, run.name.clone()]
+    });
+    list::table(["test", "verdict", "busbw GB/s", "log"], rows)
 }
 
 fn read(path: &Path, exit_status: Option<i32>) -> Result<Report> {

@@ -10,6 +10,7 @@ use efa_gen::error::{Class, Error, Result};
 use tokio::sync::{mpsc, watch};
 
 use crate::events::{Event, Talk};
+use crate::signals::interrupted;
 use crate::ssh::each_line;
 
 /// The oldest that the rendered template was tried with.
@@ -191,9 +192,4 @@ impl Ended {
         Error::new(class, format!("{what} failed{why}"))
             .because(format!("the last that it said:\n{}", lines.join("\n")))
     }
-}
-
-/// How a build ends that is told to.
-pub fn interrupted() -> Error {
-    Error::new(Class::Interrupted, "interrupted by a signal")
 }

@@ -1,0 +1,106 @@
+//! Owns the flags of `efa-gen validate`. Knows nothing of what it does with them.
+
+use std::path::PathBuf;
+#[cfg(feature = "ec2")]
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+
+use super::OutputArg;
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("where").multiple(false))]
+pub struct ValidateArgs {
+    /// Log of nccl-tests with NCCL_DEBUG=INFO, or `-` for standard input; further ones are only drawn beside the first
+    #[arg(long, value_name = "FILE", group = "where")]
+    #[cfg_attr(not(feature = "ec2"), arg(required = true))]
+    pub log: Vec<PathBuf>,
+    #[cfg(feature = "ec2")]
+    #[command(flatten)]
+    pub test: TestArgs,
+    /// The hosts' type: its bandwidth bar, GPUDirect and NICs are judged
+    #[arg(long, value_name = "TYPE")]
+    pub instance_type: Option<String>,
+    /// Hosts that must have taken part, at least; with 1, a run on one host is judged on what it can prove [default: 2, or
+    /// the hosts of the test]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub hosts: Option<u64>,
+    /// Bus bandwidth that the largest size must reach, instead of the type's bar
+    #[arg(long, value_name = "GB/s", value_parser = bandwidth)]
+    pub min_busbw: Option<f64>,
+    /// Exit status of the program that wrote the log; 124 says that it did not end in time
+    #[arg(long, value_name = "N", requires = "log")]
+    pub exit_status: Option<i32>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = OutputArg::Human)]
+    pub output: OutputArg,
+    /// Write a page with the verdict, the bandwidth curve and every rank into this file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write the checks as JUnit XML into this file
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+}
+
+/// The test that is run.
+#[cfg(feature = "ec2")]
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Run the test from this host on the hosts of this file, in Open MPI's form: `HOST slots=GPUS`
+    #[arg(long, value_name = "FILE", group = "where")]
+    pub hostfile: Option<PathBuf>,
+    /// What is measured (repeatable)
+    #[arg(long, value_name = "NAME", conflicts_with = "log", default_value = "all-reduce", value_parser = collectives())]
+    pub collective: Vec<String>,
+    /// Largest size, bytes or with K, M or G; bars are at 1G
+    #[arg(long, value_name = "SIZE", conflicts_with = "log", default_value = "1G", value_parser = size)]
+    pub max_size: u64,
+    /// Measured rounds of each size
+    #[arg(long, value_name = "N", conflicts_with = "log", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub iterations: u32,
+    /// How long a run may take: a number and s, m or h
+    #[arg(long, value_name = "TIME", conflicts_with = "log", default_value = "30m", value_parser = time)]
+    pub timeout: Duration,
+    /// Stack that the hosts run, where they are not of an image of efa-gen, which says so itself: the environment is that
+    /// of its plugin and NCCL
+    #[arg(long, value_name = "STACK", conflicts_with = "log")]
+    pub stack: Option<String>,
+    /// mpirun, the same on every host [default: /opt/amazon/openmpi/bin/mpirun]
+    #[arg(long, value_name = "PATH", conflicts_with = "log")]
+    pub mpirun: Option<String>,
+    /// Folder of all_reduce_perf and its like, the same on every host [default: /opt/nccl-tests/build]
+    #[arg(long, value_name = "DIR", conflicts_with = "log")]
+    pub tests_dir: Option<String>,
+    /// Keep the run's log in this file; further runs' lie beside it [default: efa-gen-validate-TIME.log]
+    #[arg(long, value_name = "FILE", conflicts_with = "log")]
+    pub keep_log: Option<PathBuf>,
+}
+
+#[cfg(feature = "ec2")]
+fn collectives() -> clap::builder::PossibleValuesParser {
+    efa_gen::cluster::test::Collective::ALL.map(efa_gen::cluster::test::Collective::name).into()
+}
+
+#[cfg(feature = "ec2")]
+fn size(text: &str) -> Result<u64, String> {
+    efa_gen::cluster::test::parse_size(text).ok_or_else(|| "not a size such as 512M or 1G".to_owned())
+}
+
+#[cfg(feature = "ec2")]
+fn time(text: &str) -> Result<Duration, String> {
+    let units = [('s', 1), ('m', 60), ('h', 3600)];
+    let parsed = units.into_iter().find_map(|(unit, seconds)| {
+        let digits = text.strip_suffix(unit).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+        digits.parse::<u64>().ok()?.checked_mul(seconds)
+    });
+    // A day is more than any test takes.
+    let seconds = parsed.filter(|seconds| (1..=86_400).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(|| "not a time of at most a day, such as 90s or 30m".to_owned())
+}
+
+fn bandwidth(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("not a bandwidth in GB/s".to_owned()),
+    }
+}

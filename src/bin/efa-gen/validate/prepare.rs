@@ -1,0 +1,191 @@
+//! Owns what is settled before a test: which hosts, which programs, and which software they run, so that its environment is
+//! the right one. Knows nothing of how a test goes.
+
+use std::path::{Path, PathBuf};
+
+use efa_gen::catalog::Catalog;
+use efa_gen::catalog::environment::{self, Software};
+use efa_gen::catalog::instance_type::InstanceType;
+use efa_gen::cluster::test::{self, Collective, Host, Programs, Sizes};
+use efa_gen::error::{Class, Error, Result};
+use efa_gen::plan::RELEASE_FILE;
+
+use super::{Order, Place};
+use crate::cli::validate::{TestArgs, ValidateArgs};
+use crate::events::Talk;
+use crate::files;
+
+/// How the first host calls itself where no other is asked for.
+const ALONE: &str = "localhost";
+
+/// Largest hostfile, bytes.
+const HOSTFILE: u64 = 1 << 20;
+
+/// What the first host says of a missing program.
+const MISSING: &str = "EFA-GEN MISSING ";
+
+/// The test that the flags ask for, on this host or from it.
+pub async fn order<'a>(
+    args: &ValidateArgs,
+    catalog: &'a Catalog,
+    instance_type: Option<&'a InstanceType>,
+    talk: &Talk,
+) -> Result<Order<'a>> {
+    let place = Place::Here;
+    let hosts = match &args.test.hostfile {
+        Some(path) => {
+            let bytes = files::read(path, "hostfile", HOSTFILE)?;
+            let text = String::from_utf8(bytes).map_err(|error| {
+                Error::new(Class::Usage, format!("hostfile {} is not text", path.display())).because(error)
+            })?;
+            test::hosts(&text, instance_type.map(|t| t.gpus).filter(|gpus| *gpus > 0))?
+        }
+        None => vec![Host { address: ALONE.into(), slots: gpus(place).await? }],
+    };
+    let collectives = collectives(&args.test);
+    let programs = programs(&args.test, catalog, instance_type, place, &collectives, talk).await?;
+    Ok(Order {
+        place,
+        programs,
+        collectives,
+        sizes: Sizes { min: 8.min(args.test.max_size), max: args.test.max_size, iterations: args.test.iterations },
+        limit: args.test.timeout,
+        instance_type,
+        catalog,
+        wanted: args.hosts.unwrap_or(hosts.len() as u64),
+        hosts,
+        min_busbw: args.min_busbw,
+        log: args.test.keep_log.clone().unwrap_or_else(default_log),
+    })
+}
+
+/// Each once, in the order of the flags.
+fn collectives(args: &TestArgs) -> Vec<Collective> {
+    let mut collectives = Vec::new();
+    for name in &args.collective {
+        let named = Collective::ALL.into_iter().filter(|collective| collective.name() == name);
+        collectives.extend(named.filter(|collective| !collectives.contains(collective)).collect::<Vec<_>>());
+    }
+    collectives
+}
+
+fn default_log() -> PathBuf {
+    PathBuf::from(jiff::Timestamp::now().strftime("efa-gen-validate-%Y%m%d-%H%M%S.log").to_string())
+}
+
+/// GPUs of the one host that is tested.
+async fn gpus(place: Place<'_>) -> Result<u32> {
+    let none = |why: String| {
+        Error::new(Class::Check, format!("{} has no NVIDIA GPU that works", place.name())).because(why).hint(
+            "the test needs a GPU and its driver; to judge a log give --log, to test other hosts from here --hostfile",
+        )
+    };
+    let listed = place.ask("nvidia-smi --query-gpu=index --format=csv,noheader 2>&1 || true").await?;
+    let numbers = listed.lines().filter(|line| line.trim().parse::<u32>().is_ok()).count();
+    if numbers == 0 {
+        return Err(none(listed.trim().to_owned()));
+    }
+    Ok(numbers as u32)
+}
+
+/// The programs, looked for on the first host, and the environment that its software needs.
+async fn programs(
+    args: &TestArgs,
+    catalog: &Catalog,
+    instance_type: Option<&InstanceType>,
+    place: Place<'_>,
+    collectives: &[Collective],
+    talk: &Talk,
+) -> Result<Programs> {
+    let mpirun = args.mpirun.clone().unwrap_or_else(Programs::installed_mpirun);
+    let tests = args.tests_dir.clone().unwrap_or_else(Programs::installed_tests);
+    let tests = if matches!(place, Place::Here) { absolute(&tests)? } else { tests };
+    let wanted = collectives.iter().map(|collective| format!("{tests}/{}", collective.program()));
+    let wanted: Vec<String> = [mpirun.clone(), "timeout".into()].into_iter().chain(wanted).collect();
+    let quoted = test::quoted(&wanted)?;
+    let line = format!(
+        "for program in {quoted}; do command -v \"$program\" >/dev/null || echo \"{MISSING}$program\"; done; \
+         if [ -e {RELEASE_FILE} ]; then cat {RELEASE_FILE}; fi"
+    );
+    let said = place.ask(&line).await?;
+    if let Some(missing) = said.lines().find_map(|line| line.strip_prefix(MISSING)) {
+        return Err(Error::new(Class::Check, format!("{} has no program {missing}", place.name())).hint(
+            "--mpirun PATH and --tests-dir DIR say where they are; images of efa-gen have them in the usual places",
+        ));
+    }
+    let (mut software, known) = software(args, catalog, place, said.trim(), talk)?;
+    software.gpudirect = instance_type.is_some_and(|t| t.gpudirect);
+    let mut variables = environment::of(&catalog.environment, &software);
+    if known == Known::NotOurs {
+        let own = match place {
+            Place::Here => std::env::var("LD_LIBRARY_PATH").unwrap_or_default(),
+            Place::Guest(_) => String::new(),
+        };
+        variables.push(("LD_LIBRARY_PATH".into(), test::library_path(&own, &mpirun)));
+    }
+    Ok(Programs { mpirun, tests, environment: variables })
+}
+
+/// Whether the first host is of an image of efa-gen, where the loader knows every library.
+#[derive(Debug, PartialEq, Eq)]
+enum Known {
+    Ours,
+    NotOurs,
+}
+
+/// Which software the environment is for, and who says so.
+fn software(
+    args: &TestArgs,
+    catalog: &Catalog,
+    place: Place<'_>,
+    release: &str,
+    talk: &Talk,
+) -> Result<(Software, Known)> {
+    let told = |software: &Software| {
+        let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "unknown".into());
+        format!(
+            "EFA {}, NCCL {}, plugin {}",
+            version(&software.efa),
+            version(&software.nccl),
+            version(&software.plugin)
+        )
+    };
+    if !release.is_empty() {
+        let software = test::software(release).ok_or_else(|| {
+            Error::new(Class::Check, format!("{RELEASE_FILE} of {} can't be read", place.name()))
+                .hint("another version of efa-gen wrote it, or it is damaged: install the host again, or remove the file and give --stack")
+        })?;
+        if args.stack.is_some() {
+            talk.note(format!("--stack is not needed: {} says what is installed", place.name()));
+        }
+        talk.note(format!("environment for {}, as {RELEASE_FILE} of {} says", told(&software), place.name()));
+        return Ok((software, Known::Ours));
+    }
+    let software = match &args.stack {
+        Some(id) => {
+            let stack = catalog.stack(id)?;
+            let version = |version: &str| Some(version.to_owned());
+            Software {
+                efa: version(&stack.stack.efa),
+                nccl: version(&stack.nccl.version),
+                plugin: version(&stack.plugin.version),
+                gpudirect: false,
+            }
+        }
+        None => Software::default(),
+    };
+    talk.note(match &args.stack {
+        Some(id) => format!("environment for {}, by --stack {id}", told(&software)),
+        None => format!(
+            "environment for software of today: {} has no {RELEASE_FILE}, and no --stack says what is installed",
+            place.name()
+        ),
+    });
+    Ok((software, Known::NotOurs))
+}
+
+fn absolute(path: &str) -> Result<String> {
+    let path = std::path::absolute(Path::new(path))
+        .map_err(|error| Error::new(Class::Io, "the current folder is not known").because(error))?;
+    Ok(path.display().to_string())
+}
