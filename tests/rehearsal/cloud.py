@@ -5,8 +5,8 @@
   cloud.py down FOLDER             end it; FOLDER goes too
   cloud.py run FOLDER COMMAND...   run a command on the cloud's network, where AWS's names are the cloud's API
   cloud.py ec2 FOLDER CALL [JSON]  one EC2 call by its boto3 name, arguments and answer as JSON
-  cloud.py steer FOLDER VERB [NAME=VALUE...]   what no EC2 call does: fault, cut-off, reconnect,
-                                   leave-free, hosts, fail-image
+  cloud.py steer FOLDER VERB [NAME=VALUE...]   what no EC2 call does; the table in cloud/daemon.py has
+                                   the verbs
 
 Needs root, Debian's systemd-container, mmdebstrap, iproute2, openssl and openssh-client, and for the first start a
 network to fetch from. It makes mounts, network namespaces and processes only below namespaces of its own, so ending its

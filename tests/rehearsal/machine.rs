@@ -163,17 +163,20 @@ impl Guest {
 
     /// Launches the image and returns at once.
     pub fn start(image: &str, user_data: &str) -> Self {
-        let answer = ec2(
-            "run_instances",
-            &json!({
-                "ImageId": image, "InstanceType": "c5.4xlarge", "MinCount": 1, "MaxCount": 1, "KeyName": "rehearsal",
-                "UserData": user_data, "MetadataOptions": {"HttpTokens": "required"},
-            }),
-        );
-        let id = text(&answer["Instances"][0]["InstanceId"]);
-        let found = ec2("describe_instances", &json!({"InstanceIds": [id]}));
-        let address = text(&found["Reservations"][0]["Instances"][0]["PrivateIpAddress"]);
-        Guest { id, address }
+        Self::start_several(image, user_data, &json!({"MinCount": 1, "MaxCount": 1})).pop().expect("one instance")
+    }
+
+    /// Launches several by one call, with more parameters than the image and the user-data, and returns at once.
+    pub fn start_several(image: &str, user_data: &str, more: &Value) -> Vec<Self> {
+        let mut arguments = json!({
+            "ImageId": image, "InstanceType": "c5.4xlarge", "KeyName": "rehearsal", "UserData": user_data,
+            "MetadataOptions": {"HttpTokens": "required"},
+        });
+        arguments.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let answer = ec2("run_instances", &arguments);
+        let launched = answer["Instances"].as_array().expect("a list");
+        let guest = |one: &Value| Guest { id: text(&one["InstanceId"]), address: text(&one["PrivateIpAddress"]) };
+        launched.iter().map(guest).collect()
     }
 
     /// Waits for cloud-init to tell the host keys on the console, and trusts these and no others.

@@ -10,6 +10,7 @@ mod build;
 mod build_cuts;
 mod build_faults;
 mod build_ways;
+mod cloud_clusters;
 mod cloud_itself;
 mod cuts;
 mod faults;

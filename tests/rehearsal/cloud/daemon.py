@@ -46,6 +46,9 @@ def main():
         "leave-free": guests.leave_free,
         "hosts": light.start,
         "fail-image": ec2.fail_image,
+        "room": lambda place, type, count: ec2.set_room(place, type, count),
+        "reservation": lambda type, **said: ec2.reserve(kind=type, **said),
+        "quota": ec2.set_quota,
     })
     secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     secure.load_cert_chain(os.path.join(folder, "tls.crt"), os.path.join(folder, "tls.key"))

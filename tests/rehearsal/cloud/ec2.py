@@ -14,9 +14,13 @@ what is not named below; where it would answer with a page of HTML, this answers
     images: what a copy keeps, deprecation, protection,   user guide, "Copy an AMI", "Deprecate an AMI", "Protect an
     sharing, IMDS support                                 AMI from deregistration", "Share an AMI"
     zones without the type                                AWS's offerings, in moto's files
+    elastic addresses                                     API reference, AssociateAddress; list of error codes; the
+                                                          guest has the address itself, on AWS it is translated
     the default VPC's way to the Internet                 VPC user guide, "Default VPC components"
     the console of now, of Nitro's types alone            user guide, "Instance console output"
-    images that fail when told to                         ours, by fail_image
+    capacity reservations and blocks                      user guide, "Capacity Blocks for ML"; list of error codes;
+                                                          public reports of refusals
+    images that fail, room, reservations, quotas          ours, by what steers
     the AMIs and SSM parameters                           amis.json: names and owners as published, ids invented; the
                                                           same ids in every region, which AWS does not do
 
@@ -42,6 +46,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.servicequotas.models import ServiceQuotasBackend
 from moto.ssm.models import Parameter, ParameterDict
 
+from ec2_addresses import Addresses
+from ec2_capacity import Capacity, Reservations
 from ec2_core import Cloud, Region, refusal
 from ec2_groups import KeyPairIds, PlacementGroups, SecurityGroupRules
 from ec2_image_actions import Images
@@ -50,20 +56,24 @@ from ec2_instance_actions import Instances
 from ec2_instances import extend_interfaces
 from ec2_launch import Launches
 
-__all__ = ["app", "fail_image", "images_with_root", "install"]
+__all__ = ["app", "fail_image", "images_with_root", "install", "reserve", "set_quota", "set_room"]
 
-# vCPUs on demand; the values are ours, the codes and names AWS's.
+# vCPUs and addresses. The codes and names are AWS's, also the five addresses; the vCPUs on demand are enough for 256
+# large machines.
 QUOTAS = {
-    "L-1216C47A": ("Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances", 1152.0),
-    "L-417A185B": ("Running On-Demand P instances", 384.0),
-    "L-DB2E81BA": ("Running On-Demand G and VT instances", 384.0),
+    "L-1216C47A": ("Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances", 32768.0),
+    "L-417A185B": ("Running On-Demand P instances", 32768.0),
+    "L-DB2E81BA": ("Running On-Demand G and VT instances", 32768.0),
     "L-34B43A08": ("All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests", 640.0),
     "L-7212CCBC": ("All P4, P3 and P2 Spot Instance Requests", 192.0),
     "L-3819A6DF": ("All G and VT Spot Instance Requests", 192.0),
+    "L-0263D0A3": ("EC2-VPC Elastic IPs", 5.0),
 }
+# EC2's server errors; all others are the client's, with status 400.
+SERVER_ERRORS = {"InsufficientInstanceCapacity": 500}
 
 
-class RehearsalEc2(Launches, Instances, Images, PlacementGroups, SecurityGroupRules, KeyPairIds, EC2Response):
+class RehearsalEc2(Launches, Reservations, Addresses, Instances, Images, PlacementGroups, SecurityGroupRules, KeyPairIds, EC2Response):
     """One request. `cloud` is set by `install`."""
 
     cloud = None
@@ -104,6 +114,10 @@ class RehearsalEc2(Launches, Instances, Images, PlacementGroups, SecurityGroupRu
         if methods and self._get_param("DryRun") and not any("error_on_dryrun" in m.__code__.co_names for m in methods):
             raise DryRunClientError()
 
+    def serialized(self, action_result):
+        status, headers, body = super().serialized(action_result)
+        return SERVER_ERRORS.get(getattr(action_result.result, "code", None), status), headers, body
+
     def _refuse(self, error, status=400):
         _, headers, body = self.serialized(ActionResult(error))
         headers, body = self._enrich_response(headers, body)
@@ -141,7 +155,7 @@ def _load_parameters(parameters, name):
 def _quota(backend, service_code, quota_code):
     if service_code != "ec2" or quota_code not in QUOTAS:
         return _moto_quota(backend, service_code, quota_code)
-    name, value = QUOTAS[quota_code]
+    name, value = QUOTAS[quota_code][0], RehearsalEc2.cloud.quotas[quota_code]
     return {
         "ServiceCode": "ec2", "ServiceName": "Amazon Elastic Compute Cloud (Amazon EC2)", "QuotaCode": quota_code,
         "QuotaArn": f"arn:aws:servicequotas:{backend.region_name}:{backend.account_id}:ec2/{quota_code}",
@@ -164,6 +178,26 @@ def fail_image(name):
         RehearsalEc2.cloud.failing_images.add(name)
 
 
+def set_room(place, kind, count):
+    """A region or zone has room for so many more instances of a type, or for any number again."""
+    with RehearsalEc2.cloud.lock:
+        RehearsalEc2.cloud.capacity.set_room(place, kind, count)
+
+
+def reserve(**said):
+    """There is a capacity reservation, or a capacity block."""
+    with RehearsalEc2.cloud.lock:
+        RehearsalEc2.cloud.capacity.reserve(**said)
+
+
+def set_quota(code, value):
+    """The account's quota is so high, in every region."""
+    if code not in QUOTAS:
+        raise ValueError(f"no quota {code}")
+    with RehearsalEc2.cloud.lock:
+        RehearsalEc2.cloud.quotas[code] = float(value)
+
+
 _moto_backend = EC2Backend.__init__
 _moto_parameters = ParameterDict._check_loading_status
 _moto_quota = ServiceQuotasBackend.get_service_quota
@@ -171,7 +205,7 @@ _moto_quota = ServiceQuotasBackend.get_service_quota
 
 def install(guests):
     """Puts the extension into moto, with these guests behind it. A second call only replaces the guests."""
-    RehearsalEc2.cloud = Cloud(guests)
+    RehearsalEc2.cloud = Cloud(guests, Capacity(), {code: value for code, (_, value) in QUOTAS.items()})
     guests.on_stopped = RehearsalEc2.cloud.went_down
     urls.url_paths = {"{0}/": RehearsalEc2.dispatch}
     AmiBackend._load_amis = load_catalogue

@@ -76,13 +76,15 @@ class Cloud:
     locks they hold.
     """
 
-    def __init__(self, guests):
+    def __init__(self, guests, capacity, quotas):
         self.guests = guests
         self.lock = threading.RLock()
         self.pace = float(os.environ.get("EFA_GEN_REHEARSAL_PACE", "1"))
         self.instances = {}
         self.unused_images = set()
         self.failing_images = set()
+        self.quotas = quotas
+        self.capacity = capacity
         self.image_hands = Hands("images")
         self.event_hands = Hands("events")
 

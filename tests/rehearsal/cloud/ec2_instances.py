@@ -80,6 +80,7 @@ class Instance(MotoInstance):
         self.usage_operation = plan.image.usage_operation
         self.cpu_options = plan.cpu_options
         self.capacity_reservation_specification = plan.capacity_reservation
+        self.reservation = self.capacity_reservation_id = plan.reservation
         self.hands = Hands(f"guest of {self.id}") if self.has_guest else None
         cloud.instances[self.id] = self
 
@@ -248,6 +249,15 @@ class Instance(MotoInstance):
             if self.life == "pending":
                 self.changes_at = self.cloud.after(PENDING_SECONDS)
 
+    def add_address(self, address):
+        """The guest answers there too, from when it is made."""
+        if self.has_guest:
+            self.hands.do(lambda: self.made and self.cloud.guests.add_address(self.id, address))
+
+    def remove_address(self, address):
+        if self.has_guest:
+            self.hands.do(lambda: self.made and self.cloud.guests.remove_address(self.id, address))
+
     def settle(self):
         if self.changes_at is None or time.monotonic() < self.changes_at:
             return
@@ -341,9 +351,10 @@ class Instance(MotoInstance):
     def _terminated(self):
         self.life, self.changes_at = "terminated", None
         backend = self.ec2_backend
-        for address in backend.addresses:
-            if address.instance is self or address.eni in self.nics.values():
-                address.instance = address.eni = address.association_id = None
+        for address in [one for one in backend.addresses if one.instance is self]:
+            address.instance = None
+            if address.eni.delete_on_termination:
+                address.eni.public_ip = address.eni = address.association_id = None
         for eni in list(self.nics.values()):
             gone = eni.delete_on_termination
             self.detach_eni(eni)

@@ -53,6 +53,7 @@ class Plan:
     hibernation_options: dict = field(default_factory=dict)
     cpu_options: dict | None = None
     capacity_reservation: dict | None = None
+    reservation: str | None = None
     profile: dict = field(default_factory=dict)
 
 
@@ -69,7 +70,7 @@ class Launches(Networks):
             raise refusal("InvalidParameterValue", f"Invalid value '{least}' for MinCount and '{most}' for MaxCount.")
         plan = self._plan(self._with_template(self.params))
         self.error_on_dryrun()
-        return self._launch(plan, most)
+        return self._launch(plan, self.taken(plan, least, most))
 
     def create_fleet(self):
         """Fleets of type instant, as Packer uses for spot: launches from the first configuration that can be had."""
@@ -92,13 +93,15 @@ class Launches(Networks):
                     },
                     "Lifecycle": "spot" if spot else "on-demand",
                 }
+                wanted = int(target.get("TotalTargetCapacity", 1))
                 try:
                     plan = self._plan(self._fleet_request(configuration, override, spot))
+                    count = self.taken(plan, wanted, wanted)
                 except EC2ClientError as error:
                     errors.append({**said, "ErrorCode": error.code, "ErrorMessage": error.message})
                     continue
                 plan.tags["instance"] = {**plan.tags.get("instance", {}), **tags.get("instance", {})}
-                ids = [i.id for i in self._launch(plan, int(target.get("TotalTargetCapacity", 1))).instances]
+                ids = [i.id for i in self._launch(plan, count).instances]
                 launched.append({**said, "InstanceIds": ids, "InstanceType": plan.instance_type})
         return ActionResult({"FleetId": random_fleet_id(), "Errors": errors, "Instances": launched})
 
@@ -161,20 +164,22 @@ class Launches(Networks):
                 "InvalidParameterValue",
                 f"Value ({behavior}) for parameter instanceInitiatedShutdownBehavior is invalid.",
             )
+        interfaces, group = self._interfaces(r, kind), self._placement_group(r, kind)
+        market = r.get("InstanceMarketOptions", {}).get("MarketType")
         return Plan(
             image=image, instance_type=kind["InstanceType"],
             key_name=r.get("KeyName"), public_key=key and key.public_key.strip(),
             user_data=user_data, user_data_text=parse_user_data(r.get("UserData")),
-            interfaces=self._interfaces(r, kind), volumes=self._volumes(r, image),
+            interfaces=interfaces, volumes=self._volumes(r, image),
             tags=tags_by_type(r.get("TagSpecifications"), LAUNCH_TAGS), client_token=r.get("ClientToken"),
-            placement_group=self._placement_group(r, kind), tenancy=r.get("Placement", {}).get("Tenancy", "default"),
-            lifecycle="spot" if r.get("InstanceMarketOptions", {}).get("MarketType") == "spot" else None,
+            placement_group=group, tenancy=r.get("Placement", {}).get("Tenancy", "default"),
+            lifecycle=market if market in ("spot", "capacity-block") else None,
             shutdown_behavior=behavior, termination_protection=bool(r.get("DisableApiTermination")),
             stop_protection=bool(r.get("DisableApiStop")), ebs_optimized=bool(r.get("EbsOptimized")),
             monitoring="enabled" if r.get("Monitoring", {}).get("Enabled") else "disabled",
             metadata_options=self._metadata_options(r, image), hibernation_options=r.get("HibernationOptions", {}),
             cpu_options=r.get("CpuOptions"), capacity_reservation=r.get("CapacityReservationSpecification"),
-            profile=self._profile(r),
+            reservation=self.reservation_of(r, kind, interfaces[0].subnet, group), profile=self._profile(r),
         )
 
     def _type(self, r):

@@ -88,6 +88,12 @@ class FakeGuests:
         self._note("remove", instance_id)
         self.power_off(instance_id)
 
+    def add_address(self, instance_id, address):
+        self._note("add_address", instance_id, address)
+
+    def remove_address(self, instance_id, address):
+        self._note("remove_address", instance_id, address)
+
     def console(self, instance_id):
         return b"x" * 70000 + b"\xff\x00the end of " + instance_id.encode()
 

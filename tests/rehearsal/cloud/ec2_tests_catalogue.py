@@ -206,8 +206,8 @@ class GroupsAndKeys(Ec2Test):
 class Server(Ec2Test):
     def test_what_is_not_there_is_refused_in_xml(self):
         api = self.ec2
-        self.refused("UnsupportedOperation", api.describe_capacity_reservations)
-        self.refused("UnsupportedOperation", api.describe_capacity_reservations, DryRun=True)
+        self.refused("UnsupportedOperation", api.describe_capacity_block_offerings, CapacityDurationHours=24)
+        self.refused("UnsupportedOperation", api.describe_capacity_block_offerings, CapacityDurationHours=24, DryRun=True)
         self.refused(
             "UnsupportedOperation", api.enable_image_block_public_access, ImageBlockPublicAccessState="unblocked"
         )

@@ -165,15 +165,12 @@ class Lives(Ec2Test):
     def test_what_goes_with_an_instance(self):
         instance = self.running(BlockDeviceMappings=[
             {"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": 5, "DeleteOnTermination": False}}])
-        address = self.ec2.allocate_address(Domain="vpc")
-        self.ec2.associate_address(InstanceId=instance["InstanceId"], AllocationId=address["AllocationId"])
         self.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
         gone = self.becomes(instance["InstanceId"], "terminated")
         self.assertNotIn("PrivateIpAddress", gone)
         self.assertEqual(gone["NetworkInterfaces"], [])
         self.assertEqual([v["Size"] for v in self.ec2.describe_volumes()["Volumes"]], [5])
         self.assertEqual(self.ec2.describe_network_interfaces()["NetworkInterfaces"], [])
-        self.assertFalse(self.ec2.describe_addresses()["Addresses"][0].get("InstanceId"))
 
     def test_filters(self):
         self.ec2.create_placement_group(GroupName="pg", Strategy="cluster")

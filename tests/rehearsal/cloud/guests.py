@@ -162,6 +162,19 @@ class Guests:
         """The layer stays: other images and guests may stand on it."""
         self.images.pop(image, None)
 
+    def add_address(self, instance, address):
+        """The guest answers at one more address."""
+        guest = self.guests[instance]
+        if guest.namespace:
+            network.add_address(guest.namespace, address)
+            guest.metadata.data["public-ipv4"] = address
+
+    def remove_address(self, instance, address):
+        guest = self.guests[instance]
+        if guest.namespace:
+            network.remove_address(guest.namespace, address)
+            guest.metadata.data.pop("public-ipv4", None)
+
     def cut_off(self, address, server, cut):
         """Makes a server unreachable for the guest with this address, or reachable again."""
         guest = next(guest for guest in self.guests.values() if guest.address == address)

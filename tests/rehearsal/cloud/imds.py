@@ -30,7 +30,6 @@ def tree(metadata, address, public_key):
         "instance-id": metadata["instance-id"],
         "instance-type": metadata["instance-type"],
         "local-ipv4": address,
-        "public-ipv4": address,
         "mac": mac,
         "placement": {"availability-zone": metadata["availability-zone"], "region": metadata["region"]},
         "reservation-id": metadata["reservation-id"],
@@ -38,6 +37,8 @@ def tree(metadata, address, public_key):
         "services": {"domain": "amazonaws.com", "partition": "aws"},
         "network": {"interfaces": {"macs": {mac: interface}}},
     }
+    if metadata["public-ipv4"]:
+        data["public-ipv4"] = metadata["public-ipv4"]
     if public_key:
         data["public-keys"] = {"0": {"openssh-key": public_key}}
     return data

@@ -64,6 +64,16 @@ def remove_host(namespace):
     os.unlink(namespace)
 
 
+def add_address(namespace, address):
+    """Gives the namespace one more address; it may have been another's before."""
+    ip("addr", "add", f"{address}/32", "dev", "eth0", namespace=namespace)
+    ip("neigh", "flush", "to", address, "dev", "br0")
+
+
+def remove_address(namespace, address):
+    ip("addr", "del", f"{address}/32", "dev", "eth0", namespace=namespace)
+
+
 def cut_off(namespace, address, cut):
     """Makes an address unreachable from a namespace, or reachable again."""
     ip("route", "replace" if cut else "del", "blackhole" if cut else address + "/32", *([address + "/32"] if cut else []),

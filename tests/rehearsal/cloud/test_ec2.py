@@ -5,7 +5,9 @@ python test_ec2.py          with moto[ec2,ssm], flask, flask-cors and boto3 inst
 
 import unittest
 
+import ec2_tests_addresses
 import ec2_tests_builds
+import ec2_tests_capacity
 import ec2_tests_catalogue
 import ec2_tests_images
 import ec2_tests_launches
@@ -13,7 +15,10 @@ import ec2_tests_lives
 
 
 def load_tests(loader, *_):
-    modules = (ec2_tests_builds, ec2_tests_catalogue, ec2_tests_images, ec2_tests_launches, ec2_tests_lives)
+    modules = (
+        ec2_tests_addresses, ec2_tests_builds, ec2_tests_capacity, ec2_tests_catalogue, ec2_tests_images,
+        ec2_tests_launches, ec2_tests_lives,
+    )
     return unittest.TestSuite(loader.loadTestsFromModule(module) for module in modules)
 
 
