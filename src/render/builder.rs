@@ -7,11 +7,43 @@ use std::sync::LazyLock;
 use serde::Serialize;
 
 use super::template::Template;
+use crate::cluster::trust::{BEGIN, END};
 use crate::error::Result;
 
 static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
     Template::new("builder/user-data.sh", include_str!("../../templates/builder/user-data.sh"), escape)
 });
+
+static TRUST: LazyLock<Template> =
+    LazyLock::new(|| Template::new("builder/trust.sh", include_str!("../../templates/builder/trust.sh"), escape));
+
+/// What a node gets so that its fellows trust it, and it them.
+#[derive(Serialize)]
+pub struct Trust<'a> {
+    /// The cluster's.
+    pub name: &'a str,
+    /// The cluster's private key, as OpenSSH keeps it.
+    pub private: &'a str,
+    /// Known host keys of every node.
+    pub known_hosts: &'a str,
+    /// The block of ssh's configuration.
+    pub ssh_config: &'a str,
+    /// Open MPI's.
+    pub hostfile: &'a str,
+}
+
+/// The script that makes a node one of the cluster. It holds a secret: it goes to a node's standard input and nowhere else.
+pub fn trust(of: &Trust) -> Result<String> {
+    #[derive(Serialize)]
+    struct View<'a> {
+        #[serde(flatten)]
+        of: &'a Trust<'a>,
+        end: &'a str,
+        begin_block: &'a str,
+        end_block: &'a str,
+    }
+    TRUST.fill(&View { of, end: "EFA-GEN-END", begin_block: BEGIN, end_block: END })
+}
 
 #[derive(Serialize)]
 struct View {

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "ec2")]
 pub mod cloud;
+#[cfg(feature = "ec2")]
+pub mod cluster;
 pub mod validate;
 
 use std::path::PathBuf;
@@ -26,6 +28,13 @@ pub enum Command {
     /// Build an AMI: launch a builder, install, test, make the image, publish it, leave nothing else
     #[cfg(feature = "ec2")]
     Build(Box<cloud::BuildArgs>),
+    /// Launch a cluster with EFA and passwordless SSH, and check every node
+    #[cfg(feature = "ec2")]
+    Launch(Box<cluster::LaunchArgs>),
+    /// Look at clusters, log in, run commands, add nodes, remove them
+    #[cfg(feature = "ec2")]
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Show, or remove, what runs that ended early have left in an account
     #[cfg(feature = "ec2")]
     Sweep(cloud::SweepArgs),

@@ -3,6 +3,8 @@
 #[cfg(feature = "ec2")]
 mod build;
 mod cli;
+#[cfg(feature = "ec2")]
+mod cluster;
 mod commands;
 mod download;
 #[cfg(feature = "ec2")]
@@ -33,6 +35,10 @@ fn main() -> ExitCode {
         Command::Plan(args) => commands::plan::run(&args),
         #[cfg(feature = "ec2")]
         Command::Build(args) => commands::build::run(&args),
+        #[cfg(feature = "ec2")]
+        Command::Launch(args) => commands::launch::run(&args),
+        #[cfg(feature = "ec2")]
+        Command::Cluster(command) => commands::cluster::run(&command),
         #[cfg(feature = "ec2")]
         Command::Sweep(args) => commands::sweep::run(&args),
         #[cfg(feature = "ec2")]

@@ -17,6 +17,35 @@ use crate::files;
 /// The program's own exit status where the connection, not the command, failed.
 const SSH_FAILED: i32 = 255;
 
+/// Of every connection.
+const SETTINGS: [&str; 22] = [
+    "StrictHostKeyChecking=yes",
+    "GlobalKnownHostsFile=/dev/null",
+    "CheckHostIP=no",
+    // Nobody but this run's file vouches for a host.
+    "IgnoreUnknown=KnownHostsCommand",
+    "KnownHostsCommand=none",
+    "VerifyHostKeyDNS=no",
+    "UpdateHostKeys=no",
+    "IdentitiesOnly=yes",
+    "IdentityAgent=none",
+    "PasswordAuthentication=no",
+    "BatchMode=yes",
+    "ForwardAgent=no",
+    "ForwardX11=no",
+    "ClearAllForwardings=yes",
+    "RemoteCommand=none",
+    // A connection that outlives a reboot's beginning must not be used for what comes after it.
+    "ControlMaster=no",
+    "ControlPath=none",
+    // A tenth of the default's CPU time; every sshd since 6.5 knows the second name.
+    "KexAlgorithms=curve25519-sha256,curve25519-sha256@libssh.org",
+    "ConnectTimeout=10",
+    "ServerAliveInterval=5",
+    "ServerAliveCountMax=6",
+    "LogLevel=ERROR",
+];
+
 /// A key pair in OpenSSH's forms: the private file's text and the public line.
 pub struct KeyPair {
     pub private: String,
@@ -64,11 +93,34 @@ pub enum Ended {
     Lost(String),
 }
 
+/// Writes down which host keys are whose, by alias; what is known of others stays.
+pub fn trust(folder: &Path, whose: &[(&str, &[String])]) -> Result<()> {
+    let mut known = known(folder)?;
+    known.retain(|(alias, _)| !whose.iter().any(|(other, _)| other == alias));
+    for (alias, keys) in whose {
+        known.extend(keys.iter().map(|key| ((*alias).to_owned(), key.clone())));
+    }
+    let lines: String = known.iter().map(|(alias, key)| format!("{alias} {key}\n")).collect();
+    files::write(&folder.join("known_hosts"), lines.as_bytes(), 0o600)
+}
+
+/// Aliases and their host keys.
+fn known(folder: &Path) -> Result<Vec<(String, String)>> {
+    let bytes = files::read_if_there(&folder.join("known_hosts"), "known host keys")?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Ok(text.lines().filter_map(|line| line.split_once(' ')).map(|(a, k)| (a.to_owned(), k.to_owned())).collect())
+}
+
 impl Guest {
     /// Writes down which host keys are this guest's: lines of `type base64`.
     pub fn trust(&self, keys: &[String]) -> Result<()> {
-        let lines: String = keys.iter().map(|key| format!("{} {key}\n", self.alias)).collect();
-        files::write(&self.known_hosts(), lines.as_bytes(), 0o600)
+        trust(&self.folder, &[(&self.alias, keys)])
+    }
+
+    /// Its host keys, `type base64`; none where they are not known.
+    pub fn host_keys(&self) -> Result<Vec<String>> {
+        let known = known(&self.folder)?;
+        Ok(known.into_iter().filter(|(alias, _)| *alias == self.alias).map(|(_, key)| key).collect())
     }
 
     /// Whether its host keys are known already.
@@ -97,49 +149,40 @@ impl Guest {
         )
     }
 
+    /// Every option of a connection: strict host keys, this run's key, nothing of the user's own that would weaken it.
+    fn options(&self) -> Vec<String> {
+        // Quoted, because a home may have blanks in its name; `%` begins a token of ssh's.
+        let file =
+            |name: &str, value: &Path| format!("-o{name}=\"{}\"", value.display().to_string().replace('%', "%%"));
+        let mut options = vec![file("UserKnownHostsFile", &self.known_hosts()), file("IdentityFile", &self.key())];
+        options.extend(SETTINGS.iter().map(|setting| format!("-o{setting}")));
+        options.push(format!("-oHostKeyAlias={}", self.alias));
+        options.extend(self.proxy.iter().map(|proxy| format!("-oProxyCommand={proxy}")));
+        options
+    }
+
     /// The program with all its settings, not yet started.
     pub fn ssh(&self, line: &str, tty: bool) -> Command {
         let mut command = Command::new("ssh");
-        // Quoted, because a home may have blanks in its name; `%` begins a token of ssh's.
-        let option =
-            |name: &str, value: &Path| format!("-o{name}=\"{}\"", value.display().to_string().replace('%', "%%"));
-        command.arg(option("UserKnownHostsFile", &self.known_hosts())).arg(option("IdentityFile", &self.key()));
-        for setting in [
-            "StrictHostKeyChecking=yes",
-            "GlobalKnownHostsFile=/dev/null",
-            "CheckHostIP=no",
-            // Nobody but this run's file vouches for a host.
-            "IgnoreUnknown=KnownHostsCommand",
-            "KnownHostsCommand=none",
-            "VerifyHostKeyDNS=no",
-            "UpdateHostKeys=no",
-            "IdentitiesOnly=yes",
-            "IdentityAgent=none",
-            "PasswordAuthentication=no",
-            "BatchMode=yes",
-            "ForwardAgent=no",
-            "ForwardX11=no",
-            "ClearAllForwardings=yes",
-            "RemoteCommand=none",
-            // A connection that outlives a reboot's beginning must not be used for what comes after it.
-            "ControlMaster=no",
-            "ControlPath=none",
-            // A tenth of the default's CPU time; every sshd since 6.5 knows the second name.
-            "KexAlgorithms=curve25519-sha256,curve25519-sha256@libssh.org",
-            "ConnectTimeout=10",
-            "ServerAliveInterval=5",
-            "ServerAliveCountMax=6",
-            "LogLevel=ERROR",
-        ] {
-            command.arg(format!("-o{setting}"));
-        }
-        command.arg(format!("-oHostKeyAlias={}", self.alias));
-        if let Some(proxy) = &self.proxy {
-            command.arg(format!("-oProxyCommand={proxy}"));
-        }
-        command.arg(if tty { "-tt" } else { "-T" }).arg(format!("{}@{}", self.user, self.address)).arg("--").arg(line);
+        command.args(self.options()).arg(if tty { "-tt" } else { "-T" });
+        command.arg(format!("{}@{}", self.user, self.address)).arg("--").arg(line);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command
+    }
+
+    /// The command by which a person logs in, on this terminal; `line` is what is run instead of a shell.
+    pub fn for_terminal(&self, line: Option<&str>) -> std::process::Command {
+        let mut command = std::process::Command::new("ssh");
+        command.args(self.options()).arg(format!("{}@{}", self.user, self.address));
+        command.args(line.map(|line| ["--", line]).into_iter().flatten());
+        command
+    }
+
+    /// The command that carries a connection to a host that this guest reaches.
+    pub fn as_jump(&self) -> String {
+        // What ssh expands in its ProxyCommand, before the shell sees it.
+        let words: Vec<String> = self.options().iter().map(|word| quoted(&word.replace('%', "%%"))).collect();
+        format!("ssh {} -W '[%h]:%p' {}@{}", words.join(" "), self.user, self.address)
     }
 
     /// Runs a command line as the login user's and gives every line of its output away as it comes. `input` goes to its
@@ -239,4 +282,9 @@ pub async fn each_line(pipe: impl AsyncRead + Unpin, send: mpsc::Sender<String>)
             return;
         }
     }
+}
+
+/// One word for a shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
 }

@@ -245,7 +245,7 @@ impl Build<'_> {
 }
 
 /// The AWS CLI's tunnel (AWS Systems Manager User Guide, "Allow and control permissions for SSH connections").
-fn session_manager(aws: &Aws, profile: Option<&str>) -> String {
+pub fn session_manager(aws: &Aws, profile: Option<&str>) -> String {
     let profile = profile.map_or(String::new(), |profile| format!(" --profile '{profile}'"));
     format!(
         "aws ssm start-session --region {}{profile} --target %h --document-name AWS-StartSSHSession --parameters portNumber=%p",

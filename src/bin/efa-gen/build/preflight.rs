@@ -165,7 +165,7 @@ impl<'a> Preflight<'a> {
                     )
                 })
             }),
-            None => self.newest_base().await,
+            None => newest_base(&mut self.look, self.distribution, &self.plan.base.architecture).await,
         };
         let base = match found {
             Ok(Ok(base)) => base,
@@ -194,45 +194,6 @@ impl<'a> Preflight<'a> {
             self.look.add(Problem::new(what, "an image can be made of an EBS-backed machine alone"));
         }
         Some(base)
-    }
-
-    /// As the publisher's SSM parameter has it, else the newest that the filter finds.
-    async fn newest_base(
-        &mut self,
-    ) -> std::result::Result<std::result::Result<Image, Problem>, crate::ec2::refusal::ApiError> {
-        let ami = &self.distribution.ami;
-        if let Some(parameter) = &ami.ssm_parameter {
-            match self.look.aws.parameter(parameter).await? {
-                Some(id) => {
-                    if let Some(image) = self.look.aws.image(&id).await? {
-                        return Ok(Ok(image));
-                    }
-                }
-                None => {
-                    self.look
-                        .notes
-                        .push(format!("the SSM parameter {parameter} is gone; the newest AMI by name is taken"));
-                }
-            }
-        }
-        let owners: Vec<&str> = ami.owners.iter().map(String::as_str).collect();
-        let filters = [
-            ("name", ami.name.as_str()),
-            ("architecture", &self.plan.base.architecture),
-            ("root-device-type", "ebs"),
-            ("state", "available"),
-            ("virtualization-type", "hvm"),
-        ];
-        let images = self.look.aws.images(&owners, &filters).await?;
-        Ok(images.into_iter().max_by(|one, other| one.created.cmp(&other.created)).ok_or_else(|| {
-            let what = format!(
-                "{} has no AMI {} of owner {} any more",
-                self.look.aws.region,
-                ami.name,
-                ami.owners.join(" or ")
-            );
-            Problem::new(what, "name one with --source-ami; AMIs of old distributions are kept by some accounts")
-        }))
     }
 
     fn root_gib(&mut self, base: &Image) -> i32 {
@@ -324,6 +285,45 @@ impl<'a> Preflight<'a> {
     }
 }
 
+/// As the publisher's SSM parameter has it, else the newest that the filter finds.
+pub async fn newest_base(
+    look: &mut Look<'_>,
+    distribution: &Distribution,
+    architecture: &str,
+) -> std::result::Result<std::result::Result<Image, Problem>, crate::ec2::refusal::ApiError> {
+    let ami = &distribution.ami;
+    if let Some(parameter) = &ami.ssm_parameter {
+        match look.aws.parameter(parameter).await? {
+            Some(id) => {
+                if let Some(image) = look.aws.image(&id).await? {
+                    return Ok(Ok(image));
+                }
+            }
+            None => {
+                look.notes.push(format!("the SSM parameter {parameter} is gone; the newest AMI by name is taken"));
+            }
+        }
+    }
+    let owners: Vec<&str> = ami.owners.iter().map(String::as_str).collect();
+    let filters = [
+        ("name", ami.name.as_str()),
+        ("architecture", architecture),
+        ("root-device-type", "ebs"),
+        ("state", "available"),
+        ("virtualization-type", "hvm"),
+    ];
+    let images = look.aws.images(&owners, &filters).await?;
+    Ok(images.into_iter().max_by(|one, other| one.created.cmp(&other.created)).ok_or_else(|| {
+        let what = format!(
+            "{} has no AMI {} of owner {} any more",
+            look.aws.region,
+            ami.name,
+            ami.owners.join(" or ")
+        );
+        Problem::new(what, "name one yourself (--source-ami, or --ami for a launch); AMIs of old distributions are kept by some accounts")
+    }))
+}
+
 /// The launch of a machine without its key pair, group, user-data and token, which come later.
 pub fn launch(args: &BuildArgs, plan: &Plan, ready: &Ready, machine: &Machine, subnet: &Subnet) -> Launch {
     Launch {
@@ -356,7 +356,7 @@ pub fn launch(args: &BuildArgs, plan: &Plan, ready: &Ready, machine: &Machine, s
 }
 
 /// `KEY=VALUE` flags as tags, by EC2's limits (AWS EC2 User Guide, "Tag your Amazon EC2 resources").
-fn own_tags(flags: &[String]) -> Result<Tags> {
+pub fn own_tags(flags: &[String]) -> Result<Tags> {
     let wrong = |flag: &str, why: &str| {
         Error::new(Class::Usage, format!("--tag {flag}: {why}")).hint("a tag is written like team=hpc")
     };

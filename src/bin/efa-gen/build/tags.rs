@@ -6,8 +6,12 @@ use crate::ec2::model::Tags;
 
 /// Which run made it.
 pub const RUN: &str = "efa-gen:run";
-/// What a run's instance is for: `builder` or `gate`.
+/// What a run's instance is for: `builder`, `gate` or `node`.
 pub const ROLE: &str = "efa-gen:role";
+/// Name of the cluster that a node belongs to.
+pub const CLUSTER: &str = "efa-gen:cluster";
+/// Which distribution an image is of.
+pub const DISTRIBUTION: &str = "efa-gen:distribution";
 /// When an instance ends itself, ISO 8601: no sweep takes its run for dead before.
 pub const UNTIL: &str = "efa-gen:until";
 /// Digest of the plan.
@@ -37,7 +41,7 @@ pub fn of_plan(plan: &Plan) -> Tags {
     let mut tags = Tags::from([
         ("efa-gen:version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         (PLAN.to_owned(), plan.digest()),
-        ("efa-gen:distribution".to_owned(), plan.distribution.clone()),
+        (DISTRIBUTION.to_owned(), plan.distribution.clone()),
         ("efa-gen:stack".to_owned(), plan.stack.clone()),
     ]);
     for component in &plan.components {

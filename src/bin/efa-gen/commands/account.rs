@@ -1,8 +1,12 @@
-//! Owns what the commands that look around in an account share: the runtime, and the regions they were asked to look in.
+//! Owns what the commands that speak with an account share: the runtime, the regions they were asked to look in, the signals
+//! that end them, spans of time.
 
 use std::future::Future;
 
 use efa_gen::error::{Class, Error, Result};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::build::publish;
 use crate::ec2::Aws;
@@ -28,4 +32,41 @@ pub async fn regions(asked: &[String], profile: Option<&str>) -> Result<Vec<Aws>
         }
     }
     Ok(if all.is_empty() { vec![first] } else { all })
+}
+
+/// Counts the signals that ask the process to end.
+pub fn on_signals() -> Result<watch::Receiver<u32>> {
+    let (send, receive) = watch::channel(0);
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let mut signals =
+            signal(kind).map_err(|error| Error::new(Class::Io, "signals can't be watched").because(error))?;
+        let send = send.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                send.send_modify(|count| *count += 1);
+            }
+        });
+    }
+    Ok(receive)
+}
+
+/// The seconds of `3h`, as this flag has it.
+pub fn seconds(flag: &str, text: &str) -> Result<i64> {
+    let parsed = || {
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let size = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            _ => return None,
+        };
+        // `parse` takes a sign, an age has none.
+        let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+        number.parse::<i64>().ok().filter(|_| digits)?.checked_mul(size)
+    };
+    parsed().ok_or_else(|| {
+        Error::new(Class::Usage, format!("{flag} {text:?} is not a time"))
+            .hint("write a number and s, m, h or d: 90m, 3h, 2d")
+    })
 }

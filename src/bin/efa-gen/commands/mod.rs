@@ -4,10 +4,14 @@
 mod account;
 #[cfg(feature = "ec2")]
 pub mod build;
+#[cfg(feature = "ec2")]
+pub mod cluster;
 pub mod docs;
 pub mod fetch;
 #[cfg(feature = "ec2")]
 pub mod images;
+#[cfg(feature = "ec2")]
+pub mod launch;
 pub mod list;
 pub mod plan;
 mod recipe;

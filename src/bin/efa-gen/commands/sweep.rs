@@ -8,7 +8,7 @@ use efa_gen::error::{Class, Error, Result};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::account::{block_on, regions};
+use super::account::{block_on, regions, seconds};
 use super::list;
 use crate::build::run::{self, Folder};
 use crate::build::{sweep, tags};
@@ -51,7 +51,7 @@ struct Run {
 }
 
 pub fn run(args: &SweepArgs) -> Result<()> {
-    let mut limit = seconds(&args.older_than)?;
+    let mut limit = seconds("--older-than", &args.older_than)?;
     if let Some(run) = &args.run {
         // Whoever names a run knows that it is dead.
         limit = 0;
@@ -249,25 +249,4 @@ fn age(seconds: i64) -> String {
     let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm')];
     let unit = units.into_iter().find(|(size, _)| seconds >= 2 * size);
     unit.map_or(format!("{seconds}s"), |(size, name)| format!("{}{name}", seconds / size))
-}
-
-/// The seconds of `3h`.
-fn seconds(text: &str) -> Result<i64> {
-    let parsed = || {
-        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        let size = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3_600,
-            "d" => 86_400,
-            _ => return None,
-        };
-        // `parse` takes a sign, an age has none.
-        let digits = number.bytes().all(|byte| byte.is_ascii_digit());
-        number.parse::<i64>().ok().filter(|_| digits)?.checked_mul(size)
-    };
-    parsed().ok_or_else(|| {
-        Error::new(Class::Usage, format!("--older-than {text:?} is not an age"))
-            .hint("write a number and s, m, h or d: 90m, 3h, 2d")
-    })
 }

@@ -70,6 +70,13 @@ pub struct Instance {
     pub tags: Tags,
 }
 
+impl Instance {
+    /// Whether it is a machine still, if only a stopped one.
+    pub fn is_there(&self) -> bool {
+        !["terminated", "shutting-down"].contains(&self.state.as_str())
+    }
+}
+
 /// What DescribeInstanceTypes says of a type.
 #[derive(Debug, Clone, Serialize)]
 pub struct TypeInfo {

@@ -1,0 +1,107 @@
+//! Owns that every node is asked at once, and the table of their answers. What is asked and what is wrong is the core's.
+
+use std::collections::BTreeMap;
+
+use efa_gen::cluster::check::{Expect, Facts, findings, question, read};
+use efa_gen::error::{Class, Error, Result};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::record::Record;
+use super::{Node, each};
+use crate::cli::OutputArg;
+use crate::commands::list;
+use crate::report;
+
+/// Beyond so many nodes not each is asked to log in to each.
+const ALL_PAIRS: usize = 16;
+
+/// What came of looking at every node.
+#[derive(Debug, Serialize)]
+pub struct Checked {
+    /// In the cluster's order, by private address.
+    pub nodes: Vec<(String, Facts)>,
+    /// Which node, and what is wrong with it.
+    pub findings: Vec<(String, String)>,
+}
+
+/// Asks every node. One that can't be asked is a finding.
+pub async fn check(record: &Record, nodes: &[Node]) -> Result<Checked> {
+    let addresses: Vec<&str> = nodes.iter().map(|node| node.address.as_str()).collect();
+    let leader = addresses.first().copied();
+    let answers = each(nodes.iter().enumerate(), record.at_once(), async |(index, node): (usize, &Node)| {
+        // The leader starts everything, so it reaches all and all reach it.
+        let fellows: Vec<&str> = match index == 0 || nodes.len() <= ALL_PAIRS {
+            true => addresses.iter().copied().filter(|address| *address != node.address).collect(),
+            false => leader.into_iter().collect(),
+        };
+        let sent = Timestamp::now().as_millisecond();
+        let mut received = None;
+        let mut text = String::new();
+        let line = question(&fellows);
+        let ended = node.guest.run(&line, None, |line| {
+            // The clock is told first, its answer is what is timed.
+            if received.is_none() && !line.starts_with("===") {
+                received = Some(Timestamp::now().as_millisecond());
+            }
+            text.push_str(line);
+            text.push('\n');
+        });
+        ended.await.map(|_| read(&text, sent, received.unwrap_or(sent)).ok_or(text))
+    });
+    let (mut all, mut wrong) = (Vec::new(), Vec::new());
+    for (node, answer) in nodes.iter().zip(answers.await) {
+        match answer? {
+            Ok(facts) => all.push((node.address.clone(), facts)),
+            Err(text) => {
+                let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+                wrong.push((node.address.clone(), format!("could not be asked: {last}")));
+            }
+        }
+    }
+    wrong.extend(findings(&all, &Expect { efa: record.efa(), gpus: u64::from(record.gpus) }));
+    Ok(Checked { nodes: all, findings: wrong })
+}
+
+impl Checked {
+    /// Prints the table, and what is wrong below it.
+    pub fn show(&self, output: OutputArg) -> Result<()> {
+        if output == OutputArg::Json {
+            return list::json(self);
+        }
+        let mut of_node: BTreeMap<&str, usize> = BTreeMap::new();
+        self.findings.iter().for_each(|(node, _)| *of_node.entry(node).or_default() += 1);
+        let rows = self.nodes.iter().map(|(address, facts)| {
+            [
+                address.clone(),
+                facts.hostname.clone(),
+                facts.efa.to_string(),
+                facts.gpus.len().to_string(),
+                facts.memlock_kib.map_or("unlimited".into(), |limit| format!("{limit} KiB")),
+                facts.kernel.clone(),
+                facts.driver.clone().unwrap_or_else(|| "none".into()),
+                format!("{:+} ms", facts.clock_ms),
+                if of_node.contains_key(address.as_str()) { "see below" } else { "good" }.to_owned(),
+            ]
+        });
+        list::table(["node", "host", "efa", "gpus", "memlock", "kernel", "driver", "clock", "is"], rows)?;
+        for (node, what) in &self.findings {
+            report::say(&format!("{node}: {what}"));
+        }
+        Ok(())
+    }
+
+    /// The error of a cluster of which a node is not as it must be.
+    pub fn good(&self) -> Result<()> {
+        match self.findings.first() {
+            None => Ok(()),
+            Some((node, what)) => Err(Error::new(
+                Class::Check,
+                format!("{} things are wrong, first on {node}: {what}", self.findings.len()),
+            )
+            .hint(
+                "look at the node (efa-gen cluster ssh NAME --node ADDRESS), or end it and grow the cluster by another",
+            )),
+        }
+    }
+}
