@@ -1,12 +1,9 @@
-//! Owns what the commands that speak with an account share: the runtime, the regions they were asked to look in, the signals
-//! that end them, spans of time.
+//! Owns what the commands that speak with an account share: the runtime, the regions they were asked to look in,
+//! spans of time.
 
 use std::future::Future;
 
 use efa_gen::error::{Class, Error, Result};
-
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
 use crate::build::publish;
 use crate::ec2::Aws;
@@ -32,22 +29,6 @@ pub async fn regions(asked: &[String], profile: Option<&str>) -> Result<Vec<Aws>
         }
     }
     Ok(if all.is_empty() { vec![first] } else { all })
-}
-
-/// Counts the signals that ask the process to end.
-pub fn on_signals() -> Result<watch::Receiver<u32>> {
-    let (send, receive) = watch::channel(0);
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-        let mut signals =
-            signal(kind).map_err(|error| Error::new(Class::Io, "signals can't be watched").because(error))?;
-        let send = send.clone();
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                send.send_modify(|count| *count += 1);
-            }
-        });
-    }
-    Ok(receive)
 }
 
 /// The seconds of `3h`, as this flag has it.

@@ -47,7 +47,7 @@ pub enum Outcome {
 async fn builds(args: &BuildArgs) -> Result<()> {
     let orders = orders(args)?;
     let screen = Screen::new(args.output, orders.len() > 1);
-    let stop = super::account::on_signals()?;
+    let stop = on_signals()?;
     let mut names: Vec<String> = Vec::new();
     let mut runs = JoinSet::new();
     for (index, order) in orders.into_iter().enumerate() {

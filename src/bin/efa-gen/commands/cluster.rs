@@ -24,6 +24,7 @@ use crate::ec2::Aws;
 use crate::ec2::model::Instance;
 use crate::events::{Event, Screen};
 use crate::report;
+use crate::signals::on_signals;
 use crate::ssh::Ended;
 
 pub fn run(command: &ClusterCommand) -> Result<()> {
@@ -156,7 +157,7 @@ async fn check_all(args: &ClusterCheckArgs) -> Result<()> {
 }
 
 async fn grow(args: &ClusterGrowArgs) -> Result<()> {
-    let mut stop = account::on_signals()?;
+    let mut stop = on_signals()?;
     let Cluster { aws, mut record, folder, .. } = open(&args.cluster).await?;
     let folder = Folder { path: folder, run: record.run.clone() };
     let _lock = folder.lock()?;

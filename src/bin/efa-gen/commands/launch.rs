@@ -17,6 +17,7 @@ use crate::cluster::record::{Record, Way};
 use crate::ec2::Aws;
 use crate::events::{Event, Screen, Talk};
 use crate::report;
+use crate::signals::on_signals;
 
 /// The longest that a cluster may live without anybody saying so again.
 const LONGEST: i64 = 90 * 86_400;
@@ -35,7 +36,7 @@ async fn launch(args: &LaunchArgs) -> Result<()> {
     let name = args.name.clone().unwrap_or_else(|| format!("c{run}"));
     let catalog = recipe::catalog(args.recipe.stack_file.as_deref())?;
     let plan = plan_of(args, &catalog)?;
-    let mut stop = account::on_signals()?;
+    let mut stop = on_signals()?;
     let talk = Screen::new(args.output, false).talk(&name);
     let aws = Aws::connect(args.account.region.as_deref(), args.account.profile.as_deref()).await?;
     talk.step("Preflight");
