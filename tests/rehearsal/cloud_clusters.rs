@@ -1,11 +1,16 @@
-//! The rehearsal cloud does what a cluster needs of it: many machines by one call, room for fewer, elastic addresses.
+//! The rehearsal cloud does what a cluster needs of it: many machines by one call, room for fewer, elastic addresses, and
+//! light hosts where only SSH is needed.
 //! (The API's own tests, without machines, are cloud/test_ec2.py.)
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::machine::{Guest, base_image, ec2, on_network, ran, steer, text, try_ec2, wait_for};
+use crate::machine::{Guest, Ran, base_image, cloud, ec2, on_network, ran, steer, tail, text, try_ec2, wait_for};
 
 /// The type that these tests launch: four EFA devices, one on each card.
 const TYPE: &str = "p4d.24xlarge";
@@ -107,4 +112,94 @@ fn an_elastic_address_leads_to_the_guest_that_has_it() {
     ec2("disassociate_address", &json!({"AssociationId": association}));
     wait_for("nobody answers there", 20, || key_at(&public).is_none().then_some(()));
     ec2("release_address", &release);
+}
+
+/// The image whose machines are light hosts.
+fn light_image() -> String {
+    steer("light-image", &["region=us-east-1"]).trim().to_owned()
+}
+
+/// User-data as a cluster's nodes have it: the boothook that prints the host keys, and the cluster's key.
+fn node_user_data(run: &str, key: &str) -> String {
+    let boothook = format!("#cloud-boothook\n#!/bin/sh\necho \"-----EFA-GEN BEGIN HOST KEYS {run}-----\"\n");
+    let config = format!("#cloud-config\n{}\n", json!({"ssh_authorized_keys": [key]}));
+    let parts =
+        json!([{"type": "text/cloud-boothook", "content": boothook}, {"type": "text/cloud-config", "content": config}]);
+    format!("#cloud-config-archive\n{parts}\n")
+}
+
+/// ssh as the login user with a key of our own, trusting what the console showed; the command's output.
+fn ssh_with(key: &Path, guest: &Guest, line: &str) -> Ran {
+    let words = ["timeout", "30", "ssh", "-oBatchMode=yes", "-oStrictHostKeyChecking=yes", "-oLogLevel=ERROR"];
+    let known = format!("-oUserKnownHostsFile={}", guest.known_hosts().display());
+    let mut command = on_network(&words);
+    command.arg(known).arg("-i").arg(key).arg(format!("admin@{}", guest.address)).arg(line);
+    ran(&mut command)
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn light_hosts_are_launched_by_the_hundred() {
+    let key = cloud().join("cluster-key");
+    let made =
+        Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "cluster", "-f"]).arg(&key).status();
+    assert!(made.is_ok_and(|status| status.success()));
+    let public = fs::read_to_string(cloud().join("cluster-key.pub")).expect("a key");
+    steer("file", &["region=us-east-1", "index=7", "path=/etc/efa-gen-scenario", "text=slow"]);
+    let launch = json!({"InstanceType": "c5n.18xlarge", "MinCount": 256, "MaxCount": 256});
+    let started = Instant::now();
+    let guests = Guest::start_several(&light_image(), &node_user_data("run-1", public.trim()), &launch);
+    assert_eq!(guests.len(), 256);
+    let ids: Vec<&str> = guests.iter().map(|guest| guest.id.as_str()).collect();
+    wait_for("256 running", 120, || {
+        let running = json!({"InstanceIds": ids, "Filters": [{"Name": "instance-state-name", "Values": ["running"]}]});
+        let found = ec2("describe_instances", &running);
+        (found["Reservations"][0]["Instances"].as_array().map(Vec::len) == Some(256)).then_some(())
+    });
+    let running = started.elapsed();
+    let list = cloud().join("light-hosts");
+    fs::write(&list, guests.iter().map(|guest| guest.address.clone() + "\n").collect::<String>()).expect("a file");
+    let scan = ran(&mut on_network(&["ssh-keyscan", "-T", "10", "-t", "ed25519", "-f", &list.display().to_string()]));
+    let keys: BTreeSet<&str> = scan.text.lines().filter_map(|line| Some(line.split_once(" ssh-ed25519 ")?.1)).collect();
+    assert_eq!(keys.len(), 256, "each has a host key of its own: {}", tail(&scan.text, 5));
+    eprintln!(
+        "256 light hosts: running after {:.1} s, asked for their keys after {:.1} s",
+        running.as_secs_f32(),
+        started.elapsed().as_secs_f32()
+    );
+    for (index, guest) in guests.iter().enumerate().filter(|(index, _)| [0, 7, 8, 255].contains(index)) {
+        guest.trust();
+        let console = ec2("get_console_output", &json!({"InstanceId": guest.id, "Latest": true}));
+        let shown = text(&console["Output"]);
+        let between = shown.split("-----EFA-GEN BEGIN HOST KEYS run-1-----").nth(1).expect("the run's mark");
+        assert!(keys.iter().any(|key| between.contains(key)), "{shown}");
+        // The EC2 key pair, and the key of the user-data.
+        let name = format!("ip-{}\n", guest.address.replace('.', "-"));
+        assert_eq!(ran(&mut guest.ssh("hostname")).good(), name);
+        let line = "hostname && cat ~/.ssh/authorized_keys | wc -l && sudo id -u && hostname -I && date +%Y >/dev/null";
+        assert_eq!(ssh_with(&key, guest, line).good(), format!("{name}2\n0\n{} \n", guest.address));
+        let hardware = guest.root("cat /run/rehearsal-hardware").good();
+        assert_eq!(hardware, "instance-type c5n.18xlarge\nefa-devices 0\ngpus 0\ngpu\n");
+        let scenario = guest.root("cat /etc/efa-gen-scenario 2>/dev/null; true").good();
+        assert_eq!(scenario, if index == 7 { "slow\n" } else { "" });
+        guest.root(&format!("getent hosts {}", name.trim())).good();
+        if index != 8 {
+            guest.root("touch /etc/here && test $(ps -e | grep -c sshd) -lt 8").good();
+        }
+    }
+    assert_ne!(guests[8].root("test -e /etc/here").code, 0, "a file of one is not another's");
+    // A machine that ends itself, as it was launched: stopped, and started again.
+    let _ = guests[7].root("shutdown -h now");
+    guests[7].wait_for_state("stopped");
+    guests[7].power_on();
+    assert_eq!(guests[7].root("cat /etc/efa-gen-scenario").good(), "slow\n");
+    let started = Instant::now();
+    ec2("terminate_instances", &json!({"InstanceIds": ids}));
+    wait_for("256 terminated", 120, || {
+        let left =
+            json!({"InstanceIds": ids, "Filters": [{"Name": "instance-state-name", "Values": ["shutting-down"]}]});
+        ec2("describe_instances", &left)["Reservations"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+    eprintln!("terminated after {:.1} s", started.elapsed().as_secs_f32());
+    guests.into_iter().for_each(std::mem::forget);
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::machine::{Guest, base_image, beside, cloud, ec2, on_network, ran, steer, tail, text, try_ec2, wait_for};
+use crate::machine::{Guest, base_image, beside, cloud, ec2, on_network, ran, tail, text, try_ec2, wait_for};
 
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
@@ -50,29 +50,6 @@ fn sixteen_guests_at_once_each_with_an_address_and_identity_of_its_own() {
     guests[0].wait_until_up();
     let reach = format!("ssh-keyscan -t ed25519 {} 2>/dev/null | wc -l", guests[15].address);
     assert_eq!(guests[0].root(&reach).good(), "1\n", "they reach each other");
-}
-
-#[test]
-#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
-fn light_hosts_answer_ssh() {
-    let started = steer("hosts", &["count=256"]);
-    let addresses: BTreeSet<String> = started.lines().map(str::to_owned).collect();
-    assert_eq!(addresses.len(), 256);
-    std::fs::write(cloud().join("hosts/list"), &started).expect("a file can be written");
-    let list = cloud().join("hosts/list").display().to_string();
-    wait_for("256 sshd", 180, || {
-        let scan = ran(&mut on_network(&["ssh-keyscan", "-T", "10", "-t", "ed25519", "-f", &list]));
-        let keys = scan.text.lines().filter(|line| line.contains(" ssh-ed25519 ")).count();
-        (keys == 256).then_some(())
-    });
-    for address in [addresses.first(), addresses.last()].into_iter().flatten() {
-        let known = format!("-oUserKnownHostsFile={}", cloud().join("hosts/known_hosts").display());
-        let key = cloud().join("key").display().to_string();
-        let mut command =
-            on_network(&["ssh", "-i", &key, &known, "-oBatchMode=yes", &format!("root@{address}"), "hostname"]);
-        let name = ran(command.stdin(Stdio::null())).good();
-        assert_eq!(name, format!("host-{}\n", address.replace('.', "-")));
-    }
 }
 
 #[test]

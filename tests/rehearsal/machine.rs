@@ -191,7 +191,8 @@ impl Guest {
         fs::write(self.known_hosts(), lines).expect("a file can be written");
     }
 
-    fn known_hosts(&self) -> PathBuf {
+    /// Where the keys are that are trusted.
+    pub fn known_hosts(&self) -> PathBuf {
         cloud().join(format!("known_hosts.{}", self.id))
     }
 

@@ -17,6 +17,7 @@ import hosts
 import names
 import network
 from guests import Guests
+from machines import Machines
 from sites import Sites
 
 
@@ -37,14 +38,15 @@ def main():
     folder, rootfs, nspawn, cache, host_network = sys.argv[1:]
     network.set_up_bridge()
     guests = Guests(folder, nspawn, rootfs, ec2.images_with_root())
-    ec2.install(guests)
+    machines = Machines(guests, hosts.Hosts(folder, rootfs))
+    ec2.install(machines)
     fetch = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{host_network}"]
-    light = hosts.Hosts(folder, rootfs)
     sites = Sites(os.path.join(cache, "archive"), os.path.join(folder, "mirror"), fetch, ec2.app(), {
         "cut-off": lambda address, server: guests.cut_off(address, server, True),
         "reconnect": lambda address, server: guests.cut_off(address, server, False),
         "leave-free": guests.leave_free,
-        "hosts": light.start,
+        "light-image": ec2.light_image,
+        "file": ec2.put_file,
         "fail-image": ec2.fail_image,
         "room": lambda place, type, count: ec2.set_room(place, type, count),
         "reservation": lambda type, **said: ec2.reserve(kind=type, **said),
@@ -60,8 +62,7 @@ def main():
     subprocess.run(["touch", os.path.join(folder, "ready")], check=True)
     while not ended.wait(1):
         pass
-    gone = [light.stop(), guests.remove_all()]
-    if not all(gone):
+    if not machines.remove_all():
         sys.exit(1)
     # For cloud.py down, which cannot see how a process ends that is not its child.
     subprocess.run(["touch", os.path.join(folder, "ended")], check=True)

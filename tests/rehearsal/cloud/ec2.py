@@ -35,6 +35,7 @@ from uuid import uuid4
 
 from botocore.model import OperationNotFoundError
 from moto.core.responses import ActionResult
+from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.utils import camelcase_to_underscores, utcnow
 from moto.ec2 import urls
 from moto.ec2.exceptions import DryRunClientError
@@ -51,12 +52,12 @@ from ec2_capacity import Capacity, Reservations
 from ec2_core import Cloud, Region, refusal
 from ec2_groups import KeyPairIds, PlacementGroups, SecurityGroupRules
 from ec2_image_actions import Images
-from ec2_images import images_with_root, load_catalogue, newest_by_parameter
+from ec2_images import images_with_root, light_image_of, load_catalogue, newest_by_parameter
 from ec2_instance_actions import Instances
 from ec2_instances import extend_interfaces
 from ec2_launch import Launches
 
-__all__ = ["app", "fail_image", "images_with_root", "install", "reserve", "set_quota", "set_room"]
+__all__ = ["app", "fail_image", "images_with_root", "install", "light_image", "put_file", "reserve", "set_quota", "set_room"]
 
 # vCPUs and addresses. The codes and names are AWS's, also the five addresses; the vCPUs on demand are enough for 256
 # large machines.
@@ -188,6 +189,21 @@ def reserve(**said):
     """There is a capacity reservation, or a capacity block."""
     with RehearsalEc2.cloud.lock:
         RehearsalEc2.cloud.capacity.reserve(**said)
+
+
+def light_image(region):
+    """The image of the account's own in a region whose machines are light hosts; made when first asked for."""
+    cloud = RehearsalEc2.cloud
+    with cloud.lock:
+        image = light_image_of(ec2_backends[DEFAULT_ACCOUNT_ID][region])
+        cloud.guests.add_light_image(image.id)
+        return image.id + "\n"
+
+
+def put_file(region, index, path, text):
+    """A file on the machine with this launch index of the next launch in a region, from before its first boot."""
+    with RehearsalEc2.cloud.lock:
+        RehearsalEc2.cloud.files.setdefault((region, int(index)), []).append((path, text + "\n"))
 
 
 def set_quota(code, value):

@@ -83,6 +83,8 @@ class Cloud:
         self.instances = {}
         self.unused_images = set()
         self.failing_images = set()
+        # Files that are put on the machine with this index of the next launch in this region.
+        self.files = {}
         self.quotas = quotas
         self.capacity = capacity
         self.image_hands = Hands("images")

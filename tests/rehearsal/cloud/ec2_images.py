@@ -8,14 +8,20 @@ import json
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 from moto.core.utils import utcnow
 from moto.ec2.exceptions import InvalidAMIIdError, MalformedAMIIdError, UnvailableAMIIdError
 from moto.ec2.models.elastic_block_store import Snapshot as MotoSnapshot
-from moto.ec2.utils import random_snapshot_id
+from moto.ec2.utils import random_ami_id, random_snapshot_id
 
 from ec2_core import IMAGE_SECONDS, iso, moment, refusal, tag_list
 
+LIGHT = "rehearsal-light"
+LIGHT_TAGS = {
+    "efa-gen:version": "0.1.0", "efa-gen:distribution": "debian12", "efa-gen:stack": "rehearsal",
+    "efa-gen:plan": "0" * 64, "efa-gen:state": "published", "efa-gen:base-name": LIGHT,
+}
 CATALOGUE = json.loads((Path(__file__).parent / "amis.json").read_text(encoding="utf-8"))
 
 
@@ -228,6 +234,22 @@ class Snapshot(MotoSnapshot):
 def load_catalogue(backend):
     for entry in CATALOGUE:
         backend.amis[entry["ami_id"]] = Image.of_catalogue(backend, entry)
+
+
+def light_image_of(backend):
+    """The account's own image whose machines are light hosts, tagged as one that efa-gen has published."""
+    known = next((image for image in backend.amis.values() if image.name == LIGHT), None)
+    if known:
+        return known
+    base = next(Image.of_catalogue(backend, entry) for entry in CATALOGUE if entry.get("rehearsal_root"))
+    ebs = {**base.mappings[0]["Ebs"], "VolumeSize": 8}
+    image = base.child(backend, random_ami_id(), LIGHT, [{"DeviceName": base.root_device_name, "Ebs": ebs}])
+    image.ready_at = 0.0
+    volume = SimpleNamespace(id="vol-ffffffff", size=8)
+    ebs["SnapshotId"] = Snapshot(backend, image, volume, "Of light hosts", False, None).id
+    backend.amis[image.id] = image
+    backend.create_tags([image.id], LIGHT_TAGS)
+    return image
 
 
 def images_with_root():

@@ -9,6 +9,7 @@ import time
 
 from moto.core.utils import utcnow
 from moto.ec2.models.elastic_network_interfaces import Attachment, NetworkInterface
+from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance as MotoInstance
 from moto.ec2.models.instances import InstanceState, StateReason
 from moto.ec2.utils import random_eni_attach_id, random_spot_request_id
@@ -57,6 +58,7 @@ class Instance(MotoInstance):
         self.has_guest = cloud.guests.has_root(plan.image.id)
         self.console_kept = b""
         self.made = False
+        self.files = cloud.files.pop((backend.region_name, index), [])
         self.life = "pending"
         self.changes_at = None
         self.running_since = None
@@ -199,12 +201,15 @@ class Instance(MotoInstance):
 
     def _make_guest(self, metadata):
         plan = self.plan
-        self.cloud.guests.create(self.id, self.image_id, self.address, metadata, plan.user_data, plan.public_key)
+        self.cloud.guests.create(
+            self.id, self.image_id, self.address, metadata, plan.user_data, plan.public_key, self.files
+        )
         self.made = True
 
     def _metadata(self):
         options = self.metadata_options
         profile = (self.iam_instance_profile or {}).get("Arn", "")
+        gpus = INSTANCE_TYPES[self.instance_type].get("GpuInfo", {}).get("Gpus", [])
         facts = {
             "instance-id": self.id,
             "ami-id": self.image_id,
@@ -222,6 +227,9 @@ class Instance(MotoInstance):
             "hop-limit": options.http_put_response_hop_limit,
             "shutdown-behaviour": self.instance_initiated_shutdown_behavior,
             "iam": profile,
+            "efa-devices": sum(eni.interface_type != "interface" for eni in self.nics.values()),
+            "gpus": sum(gpu["Count"] for gpu in gpus),
+            "gpu": gpus[0]["Name"] if gpus else "",
         }
         return {name: str(value) for name, value in facts.items()}
 

@@ -32,6 +32,7 @@ class FakeGuests:
         self.roots = {ROOT}
         self.alive = set()
         self.made = {}
+        self.files = {}
         self.addresses = 0
         self.breaks = set()
         self.held = {}
@@ -63,11 +64,12 @@ class FakeGuests:
         self.addresses += 1
         return f"10.78.0.{self.addresses}"
 
-    def create(self, instance_id, image_id, address, metadata, user_data, public_key):
+    def create(self, instance_id, image_id, address, metadata, user_data, public_key, files):
         self._note("create", instance_id, image_id)
         if image_id not in self.roots:
             raise KeyError(image_id)
         self.made[instance_id] = (address, metadata, user_data, public_key)
+        self.files[instance_id] = files
 
     def boot(self, instance_id):
         self._note("boot", instance_id)
@@ -101,6 +103,9 @@ class FakeGuests:
         self._note("keep", instance_id, image_id)
         if instance_id in self.alive:
             raise RuntimeError("the guest is running")
+        self.roots.add(image_id)
+
+    def add_light_image(self, image_id):
         self.roots.add(image_id)
 
     def copy_image(self, from_id, to_id):

@@ -6,7 +6,7 @@ Run by test_ec2.py.
 import base64
 from concurrent.futures import ThreadPoolExecutor
 
-from ec2_testing import NO_GROUP, NO_IMAGE, NO_SUBNET, ROOT, Ec2Test, client
+from ec2_testing import NO_GROUP, NO_IMAGE, NO_SUBNET, ROOT, Ec2Test, client, ec2
 
 
 class Launches(Ec2Test):
@@ -303,3 +303,36 @@ class Tokens(Ec2Test):
         self.assertEqual(copy(), copy())
         self.refused("IdempotentParameterMismatch", copy, Name="other")
         self.refused("InvalidAMIName.Duplicate", copy, ClientToken="u")
+
+
+class Machines(Ec2Test):
+    def test_the_image_of_light_hosts_is_there_when_asked_for(self):
+        listed = lambda region: [i["ImageId"] for i in client(region=region).describe_images(Owners=["self"])["Images"]]
+        self.assertEqual(listed("us-west-2"), [])
+        image_id = ec2.light_image("us-west-2").strip()
+        self.assertEqual((ec2.light_image("us-west-2").strip(), listed("us-west-2")), (image_id, [image_id]))
+        self.assertEqual(listed("us-east-1"), [])
+        image = self.image(image_id, client(region="us-west-2"))
+        tags = {tag["Key"]: tag["Value"] for tag in image["Tags"]}
+        self.assertEqual((tags["efa-gen:distribution"], tags["efa-gen:state"]), ("debian12", "published"))
+        self.assertIn(image_id, self.guests.roots)
+
+    def test_the_machine_is_told_of_its_devices(self):
+        layout = self.cards((0, 0, "interface"), (0, 1, "efa-only"), *((card, 0, "efa-only") for card in range(1, 4)))
+        for kind, nics, told in (
+            ("p5.48xlarge", layout, ("4", "8", "H100")),
+            ("p3dn.24xlarge", self.cards((0, 0, "efa")), ("1", "8", "V100")),
+            ("c5n.18xlarge", self.cards((0, 0, "interface")), ("0", "0", "")),
+        ):
+            instance = self.running(InstanceType=kind, NetworkInterfaces=nics)
+            _, metadata, _, _ = self.guests.made[instance["InstanceId"]]
+            self.assertEqual(tuple(metadata[name] for name in ("efa-devices", "gpus", "gpu")), told, kind)
+
+    def test_a_file_is_for_one_machine_of_the_next_launch(self):
+        ec2.put_file("us-east-1", "1", "/etc/scenario", "slow")
+        client(region="us-west-2").run_instances(**self.request(MinCount=2, MaxCount=2))
+        for most, told in ((1, [[]]), (2, [[], [("/etc/scenario", "slow\n")]]), (2, [[], []])):
+            made = self.ec2.run_instances(**self.request(MinCount=most, MaxCount=most))["Instances"]
+            for i in made:
+                self.becomes(i["InstanceId"], "running")
+            self.assertEqual([self.guests.files[i["InstanceId"]] for i in made], told)

@@ -17,6 +17,7 @@ import traceback
 import imds
 import network
 from groups import in_groups, remove_groups
+from roots import hardware, put_file
 
 # What systemd-nspawn exits with when the guest rebooted.
 REBOOTED = 133
@@ -71,7 +72,7 @@ class Guests:
     def has_root(self, image):
         return image in self.images
 
-    def create(self, instance, image, address, metadata, user_data, public_key):
+    def create(self, instance, image, address, metadata, user_data, public_key, files):
         """Makes the machine, not yet running. An image without a root file system gives a machine that only says so."""
         guest = Guest(os.path.join(self.folder, "guests", instance), list(self.images.get(image, [])), address)
         os.makedirs(guest.path("root"))
@@ -79,6 +80,10 @@ class Guests:
         with open(guest.path("address"), "w", encoding="ascii") as file:
             file.write(address)
         network.make_file(guest.path("console"))
+        with open(guest.path("hardware"), "w", encoding="utf-8") as file:
+            file.write(hardware(metadata))
+        for path, content in files:
+            put_file(guest.path("disk/upper"), path, content)
         if guest.layers:
             guest.namespace = os.path.join(self.folder, "namespaces", instance)
             network.add_host(guest.namespace, address)
@@ -230,6 +235,7 @@ class Guests:
                     f"--machine={instance}", "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off",
                     "--timezone=off", f"--network-namespace-path={guest.namespace}", "--console=interactive",
                     f"--bind-ro={guest.path('kernel')}:/run/rehearsal-kernel",
+                    f"--bind-ro={guest.path('hardware')}:/run/rehearsal-hardware",
                 ],
                 stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
                 env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},

@@ -21,9 +21,48 @@ lock = threading.Lock()
 numbers = iter(range(260, 60000))
 
 
-def ip(*arguments, namespace=None):
-    enter = ["nsenter", f"--net={namespace}"] if namespace else []
-    subprocess.run([*enter, "ip", *arguments], check=True)
+def ip(*arguments):
+    subprocess.run(["ip", *arguments], check=True)
+
+
+def inside(namespace, work):
+    """What the work gives, done inside a namespace, which is given by its path or descriptor. A namespace is a thread's
+    own, and its children's: others don't notice."""
+    return in_thread(lambda: (enter(namespace), work())[1])
+
+
+def in_thread(work):
+    found = []
+
+    def run():
+        try:
+            found.append((work(), None))
+        except Exception as error:
+            found.append((None, error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    result, error = found[0]
+    if error:
+        raise error
+    return result
+
+
+def enter(namespace):
+    if isinstance(namespace, str):
+        with open(namespace, "rb") as there:
+            return enter(there.fileno())
+    if libc.setns(namespace, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), f"setns {namespace}")
+    return None
+
+
+def unshare():
+    """A new namespace for the calling thread; returns its descriptor, which keeps it."""
+    if libc.unshare(CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY)
 
 
 def set_up_bridge():
@@ -42,20 +81,33 @@ def new_address():
     return f"10.78.{number // 250}.{number % 250 + 1}"
 
 
-def add_host(namespace, address):
-    """Makes a namespace at this path: eth0 with the address, and the metadata address on lo."""
-    subprocess.run(["unshare", f"--net={make_file(namespace)}", "true"], check=True)
+def new_host(address):
+    """Makes a namespace and returns its descriptor: eth0 with the address, on the bridge."""
     port = "p" + "-".join(address.split(".")[2:])
-    ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+    # The cloud is process 1 of its own.
+    lines = f"""link add eth0 type veth peer name {port} netns 1
+        link set lo up
+        addr add {address}/16 dev eth0
+        link set eth0 up
+        route add default via {GATEWAY}
+        """
+
+    def make():
+        namespace = unshare()
+        subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
+        return namespace
+
+    namespace = in_thread(make)
     ip("link", "set", port, "master", "br0", "up")
-    for arguments in (
-        ("link", "set", "lo", "up"),
-        ("addr", "add", f"{METADATA}/32", "dev", "lo"),
-        ("addr", "add", f"{address}/16", "dev", "eth0"),
-        ("link", "set", "eth0", "up"),
-        ("route", "add", "default", "via", GATEWAY),
-    ):
-        ip(*arguments, namespace=namespace)
+    return namespace
+
+
+def add_host(namespace, address):
+    """The same at this path, and with the metadata address on lo."""
+    made = new_host(address)
+    subprocess.run(["mount", "--bind", f"/proc/self/fd/{made}", make_file(namespace)], check=True, pass_fds=[made])
+    os.close(made)
+    inside(namespace, lambda: ip("addr", "add", f"{METADATA}/32", "dev", "lo"))
 
 
 def remove_host(namespace):
@@ -66,18 +118,18 @@ def remove_host(namespace):
 
 def add_address(namespace, address):
     """Gives the namespace one more address; it may have been another's before."""
-    ip("addr", "add", f"{address}/32", "dev", "eth0", namespace=namespace)
+    inside(namespace, lambda: ip("addr", "add", f"{address}/32", "dev", "eth0"))
     ip("neigh", "flush", "to", address, "dev", "br0")
 
 
 def remove_address(namespace, address):
-    ip("addr", "del", f"{address}/32", "dev", "eth0", namespace=namespace)
+    inside(namespace, lambda: ip("addr", "del", f"{address}/32", "dev", "eth0"))
 
 
 def cut_off(namespace, address, cut):
     """Makes an address unreachable from a namespace, or reachable again."""
-    ip("route", "replace" if cut else "del", "blackhole" if cut else address + "/32", *([address + "/32"] if cut else []),
-       namespace=namespace)
+    change = ("replace", "blackhole") if cut else ("del",)
+    inside(namespace, lambda: ip("route", *change, address + "/32"))
 
 
 def make_file(path):
@@ -86,23 +138,13 @@ def make_file(path):
 
 
 def listen(namespace, address, port):
-    """A listening TCP socket inside a namespace. A namespace is a thread's own: others don't notice."""
-    found = []
+    """A listening TCP socket inside a namespace."""
 
-    def inside():
-        with open(namespace, "rb") as there:
-            if libc.setns(there.fileno(), CLONE_NEWNET) != 0:
-                found.append(OSError(ctypes.get_errno(), f"setns {namespace}"))
-                return
+    def make():
         listening = socket.socket()
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((address, port))
         listening.listen(64)
-        found.append(listening)
+        return listening
 
-    thread = threading.Thread(target=inside)
-    thread.start()
-    thread.join()
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
+    return inside(namespace, make)

@@ -1,0 +1,24 @@
+"""Owns what is put into a machine's root file system from outside: files, and what the hypervisor would show of its
+hardware. Knows nothing of how a machine runs."""
+
+import os
+
+
+def put_file(root, path, content, mode=0o644):
+    """Writes a file as root's; folders that are not there are made."""
+    target = os.path.normpath(root + "/" + path)
+    if not target.startswith(root + "/"):
+        raise ValueError(f"{path} leads out of the root")
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    # Not through a link that somebody has left there.
+    if os.path.lexists(target):
+        os.unlink(target)
+    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+        file.write(content)
+    os.chmod(target, mode)
+
+
+def hardware(metadata):
+    """What a machine's devices are, for the stand-ins that tell of them: a name and a value on each line."""
+    names = ("instance-type", "efa-devices", "gpus", "gpu")
+    return "".join(f"{name} {metadata.get(name, '')}".rstrip() + "\n" for name in names)
