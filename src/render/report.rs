@@ -48,6 +48,8 @@ struct Page<'a> {
     runs: Vec<Compared>,
     facts: Vec<(&'static str, String)>,
     environment: Vec<(&'a str, &'a str)>,
+    environment_note: &'static str,
+    warnings_note: &'static str,
     warnings: &'a [Counted],
     rows: Vec<[String; 8]>,
     ranks: Vec<[String; 8]>,
@@ -112,6 +114,16 @@ pub fn html(runs: &[Run], verdict: &Verdict, instance_type: Option<&InstanceType
         runs: runs.iter().enumerate().map(|(at, run)| compared(at, run)).collect(),
         facts: facts(report, verdict),
         environment: environment.collect(),
+        environment_note: if report.environment.is_empty() {
+            "NCCL names no variable that it was given."
+        } else {
+            "Variables that NCCL says it was given."
+        },
+        warnings_note: if report.warnings.is_empty() {
+            "There are none."
+        } else {
+            "How often each was given, and its text."
+        },
         warnings: &report.warnings,
         rows: rows(report),
         ranks: ranks(report),
