@@ -185,11 +185,18 @@ impl Account {
 
     /// The machine on which all is done but the seal, as an image of this region: a build from it takes a minute.
     pub fn ready_image(&self) -> String {
-        let source = ready_image();
-        if let Some(image) = self.image_named(READY) {
+        self.copied(READY, &ready_image())
+    }
+
+    /// An image of us-east-1 in this region, copied when first asked for.
+    pub fn copied(&self, name: &str, source: &str) -> String {
+        if self.region == "us-east-1" {
+            return source.to_owned();
+        }
+        if let Some(image) = self.image_named(name) {
             return image;
         }
-        let copy = json!({"Name": READY, "SourceImageId": source, "SourceRegion": "us-east-1"});
+        let copy = json!({"Name": name, "SourceImageId": source, "SourceRegion": "us-east-1"});
         let image = text(&self.call("copy_image", &copy)["ImageId"]);
         self.wait_for_image(&image);
         image

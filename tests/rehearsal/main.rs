@@ -12,6 +12,7 @@ mod build_faults;
 mod build_ways;
 mod cloud_clusters;
 mod cloud_itself;
+mod cluster;
 mod cuts;
 mod faults;
 mod image;

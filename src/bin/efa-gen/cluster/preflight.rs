@@ -363,11 +363,13 @@ impl<'a> Preflight<'a> {
     /// What can be asked without making anything.
     async fn dry_runs(&mut self, ready: &Ready) {
         let (Some(subnet), aws) = (ready.machine.subnets.first(), self.look.aws) else { return };
-        let (name, tags) = ("efa-gen-dry-run", own_tags(&self.args.tag).unwrap_or_default());
+        let name = "efa-gen-dry-run";
+        let mut tags = own_tags(&self.args.tag).unwrap_or_default();
+        tags.insert(tags::CLUSTER.into(), ready.name.clone());
         let key = crate::ssh::new_key(name).map(|pair| pair.public).unwrap_or_default();
         let mut answers = vec![
             aws.import_key(name, &key, &tags, true).await.err(),
-            aws.launch(&launch(self.args, ready, subnet), true).await.err(),
+            aws.launch(&Launch { tags: tags.clone(), ..launch(self.args, ready, subnet) }, true).await.err(),
         ];
         if self.args.security_group.is_none() {
             answers.push(aws.create_group(name, "efa-gen dry run", &subnet.vpc, &tags, true).await.err());

@@ -1,0 +1,145 @@
+//! `efa-gen launch` and `efa-gen cluster` as their user knows them: nodes that reach each other without a prompt, commands on
+//! all of them, growth, removal that leaves the account as it was, and what is refused before anything is made.
+
+use serde_json::{Value, json};
+
+use crate::account::{Account, changes};
+use crate::machine::{assert_same, base_image, ran, steer, text};
+
+/// A type with one EFA device and no GPU, which every region offers.
+pub const KIND: &str = "c5n.18xlarge";
+
+impl Account {
+    /// A launch of nodes from the base image, whose check finds no EFA.
+    fn launch(&self, options: &[&str], more: &[&str]) -> std::process::Command {
+        let image = self.bare_image();
+        let mut line = vec!["launch", "--ami", image.as_str(), "--distro", "debian12", "--region", self.region];
+        line.extend(["--ssh-cidr", "10.78.0.1/32"]);
+        if !more.contains(&"--type") {
+            line.extend(["--type", KIND]);
+        }
+        line.extend(more);
+        self.through(options, &line)
+    }
+
+    fn bare_image(&self) -> String {
+        self.copied("rehearsal-bare", &base_image())
+    }
+
+    fn cluster(&self, words: &[&str]) -> std::process::Command {
+        let (verb, rest) = words.split_first().expect("a verb");
+        let mut line = vec!["cluster", verb];
+        let (before, after) = rest.split_at(rest.iter().position(|word| *word == "--").unwrap_or(rest.len()));
+        line.extend(before);
+        line.extend(["--region", self.region]);
+        line.extend(after);
+        self.through(&[], &line)
+    }
+
+    /// What the account lists of clusters.
+    fn clusters(&self) -> Value {
+        let output = self.cluster(&["ls", "--output", "json"]).output().expect("it starts");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn nodes_reach_each_other_and_leave_nothing() {
+    let account = Account::in_region("us-east-1");
+    let before = account.things();
+    // The base image has no EFA: the check says so of each node, and the cluster stays.
+    let said = ran(&mut account.launch(&[], &["--name", "pair", "--nodes", "2"])).failed(7, &["libfabric finds 0 EFA"]);
+    assert!(said.contains("efa-gen cluster ssh pair"), "{said}");
+    let clusters = account.clusters();
+    assert_eq!((text(&clusters[0]["cluster"]), &clusters[0]["nodes"]), ("pair".into(), &json!({"running": 2})));
+
+    // Both ways between all, by names that nobody could guess, without a prompt.
+    let all = "while read -r node slots; do ssh -o BatchMode=yes $node hostname </dev/null || exit 9; done <~/hostfile";
+    let said = ran(&mut account.cluster(&["run", "pair", "--", all])).good();
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains(": ip-")).collect();
+    assert_eq!(lines.len(), 4, "{said}");
+    let lone = ran(&mut account.cluster(&["ssh", "pair", "--node", "1", "--", "hostname"])).good();
+    assert!(lone.starts_with("ip-"), "{lone}");
+    ran(&mut account.cluster(&["ssh", "pair", "--node", "9", "--", "hostname"])).failed(2, &["no running node 9"]);
+    ran(&mut account.cluster(&["run", "pair", "--", "exit 3"])).failed(7, &["2 of 2 nodes", "exit status 3"]);
+
+    ran(&mut account.cluster(&["grow", "pair", "--nodes", "1"])).failed(7, &["libfabric finds 0 EFA"]);
+    let said = ran(&mut account.cluster(&["run", "pair", "--", all])).good();
+    assert_eq!(said.lines().filter(|line| line.contains(": ip-")).count(), 9, "{said}");
+    // The name is taken.
+    ran(&mut account.launch(&[], &["--name", "pair", "--nodes", "1"])).failed(4, &["there is a cluster pair already"]);
+
+    let shown = ran(&mut account.cluster(&["rm", "pair"])).good();
+    assert!(shown.contains("nothing was removed"), "{shown}");
+    ran(&mut account.cluster(&["rm", "pair", "--yes"])).good();
+    assert_same(&before, &account.things());
+    assert_eq!(account.runs(), Vec::<String>::new());
+    ran(&mut account.cluster(&["rm", "pair", "--yes"])).failed(2, &["nothing of a cluster pair"]);
+}
+
+/// Refused with this exit code and these words, and nothing made.
+#[track_caller]
+fn refused(account: &Account, options: &[&str], more: &[&str], code: i32, words: &[&str]) {
+    ran(&mut account.launch(options, more)).failed(code, words);
+    let changing: Vec<Value> = account.calls().into_iter().filter(changes).collect();
+    assert_eq!(changing, Vec::<Value>::new(), "{more:?}");
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn bad_launches_are_refused_before_anything_is_made() {
+    let account = Account::in_region("us-west-2");
+    account.bare_image();
+    let before = account.things();
+    for (more, code, words) in [
+        (vec!["--nodes", "2", "--name", "Big_One"], 2, vec!["Big_One", "hint:"]),
+        (vec!["--nodes", "2", "--at-least", "3"], 2, vec!["--at-least 3"]),
+        (vec!["--nodes", "2", "--ttl", "1s"], 2, vec!["--ttl 1s"]),
+        (vec!["--nodes", "2", "--ttl", "soon"], 2, vec!["--ttl", "soon"]),
+        (vec!["--nodes", "0"], 2, vec!["0"]),
+        (vec!["--nodes", "2", "--type", "p99.huge"], 4, vec!["p99.huge"]),
+        (vec!["--nodes", "2", "--type", "t3.micro"], 4, vec!["t3.micro has no EFA device"]),
+        (vec!["--nodes", "2", "--type", "c7g.16xlarge"], 4, vec!["arm64"]),
+        (vec!["--nodes", "2", "--subnet", "subnet-0123456789abcdef0"], 4, vec!["no subnet subnet-0123456789abcdef0"]),
+        (vec!["--nodes", "2", "--security-group", "sg-0123456789abcdef0"], 4, vec!["no security group"]),
+        (vec!["--nodes", "2", "--capacity-reservation", "cr-0123456789abcdef0"], 4, vec!["cr-0123456789abcdef0"]),
+        (vec!["--nodes", "2", "--root-gib", "1"], 4, vec!["--root-gib 1 is too small"]),
+        (vec!["--nodes", "2", "--tag", "frob"], 2, vec!["frob"]),
+        (vec!["--nodes", "1000"], 4, vec!["quota"]),
+    ] {
+        refused(&account, &[], &more, code, &words);
+    }
+    // The default security group of a VPC lets everything out, which is not the rule that EFA needs.
+    let group = json!({"Filters": [{"Name": "group-name", "Values": ["default"]}]});
+    let group = text(&account.call("describe_security_groups", &group)["SecurityGroups"][0]["GroupId"]);
+    refused(&account, &[], &["--nodes", "2", "--security-group", &group], 4, &["names the group itself"]);
+    for (refusal, words) in [
+        ("RunInstances?dry=VcpuLimitExceeded", "quota"),
+        ("CreatePlacementGroup?dry=UnauthorizedOperation", "UnauthorizedOperation"),
+    ] {
+        refused(&account, &["--refuse", refusal], &["--nodes", "2"], 10, &[words]);
+    }
+    ran(&mut account.launch(&[], &["--nodes", "2", "--plan"])).good();
+    assert!(account.calls().iter().all(|call| !changes(call)), "a plan makes nothing");
+    assert_same(&before, &account.things());
+    assert_eq!(account.runs(), Vec::<String>::new(), "no run began");
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn fewer_nodes_than_asked_for_are_none_unless_they_are_enough() {
+    let account = Account::in_region("eu-west-3");
+    account.bare_image();
+    let before = account.things();
+    let kind = format!("type={KIND}");
+    steer("room", &[&format!("place={}", account.region), &kind, "count=3"]);
+    ran(&mut account.launch(&[], &["--name", "few", "--nodes", "4"])).failed(10, &["has no room", "--at-least"]);
+    assert_same(&before, &account.things());
+    let said = ran(&mut account.launch(&[], &["--name", "few", "--nodes", "4", "--at-least", "3"]));
+    let said = said.failed(7, &["gave 3 of 4 nodes", "libfabric finds 0 EFA"]);
+    assert!(said.contains("cluster few: 3 nodes"), "{said}");
+    ran(&mut account.cluster(&["rm", "few", "--yes"])).good();
+    steer("room", &[&format!("place={}", account.region), &kind, "count=any"]);
+    assert_same(&before, &account.things());
+}
