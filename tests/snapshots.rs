@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Read;
 
 use base64::Engine;
+use efa_gen::cluster::trust::{self, Node};
 use efa_gen::plan::{Plan, When};
 use efa_gen::render::{self, Format, PackerGrammar, builder};
 use support::{catalog, default_plan, in_repository};
@@ -76,9 +77,38 @@ fn a_builders_user_data() {
     }
 }
 
+/// What a node of a cluster is told at its launch, and later by its login.
+#[test]
+fn a_nodes_user_data_and_trust() {
+    let run = "20261122-171500-ab12";
+    let boothook =
+        builder::user_data(builder::Machine::Node("blue"), run, 1_795_000_000, 86_400).expect("it can be rendered");
+    let user_data = builder::of_node(&boothook, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMw efa-gen cluster blue", None);
+    let nodes = [1, 2].map(|number| Node {
+        address: format!("10.0.0.{number}"),
+        host_keys: vec![format!("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{number}")],
+    });
+    let trust = builder::trust(&builder::Trust {
+        name: "blue",
+        private: "(the cluster's private key)\n",
+        known_hosts: &trust::known_hosts(&nodes),
+        ssh_config: &trust::ssh_config("blue", &nodes),
+        hostfile: &trust::hostfile(&nodes, 8),
+    });
+    insta::with_settings!({
+        snapshot_path => in_repository("snapshots/builder"),
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, {
+        insta::assert_snapshot!("node.yaml", user_data);
+        insta::assert_snapshot!("trust.sh", trust.expect("it can be rendered"));
+    });
+}
+
 #[test]
 fn no_snapshot_is_an_orphan() {
-    let mut expected = BTreeSet::from(["builder/user-data.sh.snap".to_owned()]);
+    let mut expected =
+        BTreeSet::from(["node.yaml", "trust.sh", "user-data.sh"].map(|name| format!("builder/{name}.snap")));
     for distribution in &catalog().distributions {
         for (name, _) in product(&default_plan(&distribution.id)) {
             expected.insert(format!("{}/{name}.snap", distribution.id));

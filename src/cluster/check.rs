@@ -1,7 +1,7 @@
 //! Owns what is asked of every node before anything runs on the cluster, and what is wrong with the answers: what a type
 //! must have, and what must be the same everywhere. Knows nothing of connections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -135,22 +135,20 @@ pub fn findings(nodes: &[(String, Facts)], expect: &Expect) -> Vec<(String, Stri
             add(node, format!("can't log in to {}", facts.unreachable.join(" ")));
         }
     }
-    type Value = fn(&Facts) -> String;
-    let same: [(&str, Value); 4] = [
-        ("kernel", |facts| facts.kernel.clone()),
-        ("driver", |facts| facts.driver.clone().unwrap_or_else(|| "none".into())),
-        ("GPUs", |facts| facts.gpus.join(", ")),
-        ("versions", |facts| {
-            facts.versions.iter().map(|(name, version)| format!("{name} {version}")).collect::<Vec<_>>().join(", ")
-        }),
-    ];
-    for (what, value) in same {
+    let mut same = |what: &str, value: &dyn Fn(&Facts) -> String| {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         nodes.iter().for_each(|(_, facts)| *counts.entry(value(facts)).or_default() += 1);
-        let Some((usual, _)) = counts.iter().max_by_key(|(_, count)| **count) else { continue };
+        let Some((usual, _)) = counts.iter().max_by_key(|(_, count)| **count) else { return };
         for (node, facts) in nodes.iter().filter(|(_, facts)| value(facts) != *usual) {
-            add(node, format!("{what}: {}, the others have {usual}", value(facts)));
+            found.push((node.clone(), format!("{what}: {}, the others have {usual}", value(facts))));
         }
+    };
+    same("kernel", &|facts| facts.kernel.clone());
+    same("driver", &|facts| facts.driver.clone().unwrap_or_else(|| "none".into()));
+    same("GPUs", &|facts| facts.gpus.join(", "));
+    let components: BTreeSet<&String> = nodes.iter().flat_map(|(_, facts)| facts.versions.keys()).collect();
+    for name in components {
+        same(name, &|facts| facts.versions.get(name).cloned().unwrap_or_else(|| "none".into()));
     }
     found
 }

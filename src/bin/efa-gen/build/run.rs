@@ -8,12 +8,18 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use efa_gen::error::{Class, Error, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use ssh_key::rand_core::{OsRng, RngCore};
 
 use crate::cli::cloud::BuildArgs;
 use crate::ec2::model::{Kind, Thing};
 use crate::files;
+
+/// The record of a build.
+const BUILD: &str = "run.json";
+/// The record of a cluster.
+pub const CLUSTER: &str = "cluster.json";
 
 /// The file that a process holds while it is at work on the run.
 const LOCK: &str = "lock";
@@ -36,6 +42,13 @@ pub struct Record {
     pub ssh_cidrs: Vec<String>,
     /// By role: how its machine was launched last.
     pub tried: BTreeMap<String, Tried>,
+}
+
+/// Account and region of a run.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Place {
+    pub account: String,
+    pub region: String,
 }
 
 /// A launch: asked for again with the same values, EC2 answers with the same instance.
@@ -114,27 +127,44 @@ impl Folder {
     /// The folder of a run that began earlier, and its record.
     pub fn open(run: &str) -> Result<(Self, Record)> {
         let folder = Folder { path: folder_of(run)?, run: run.to_owned() };
-        let path = folder.path.join("run.json");
-        if !path.exists() {
-            let message = format!("nothing is known here of run {run}");
-            return Err(Error::new(Class::Usage, message).hint(
+        let none = || {
+            Error::new(Class::Usage, format!("nothing is known here of run {run}")).hint(
                 "a run goes on where it began, with its files; elsewhere `efa-gen sweep --run` removes what it left",
-            ));
-        }
-        let bytes = files::read(&path, "run", 1 << 20)?;
-        let record = serde_json::from_slice(&bytes).map_err(|error| {
-            Error::new(Class::Usage, format!("{} can't be read", path.display()))
-                .because(error)
-                .hint("another version of efa-gen wrote it: go on with that one, or sweep the run")
-        })?;
+            )
+        };
+        let record = folder.read(BUILD)?.ok_or_else(none)?;
         Ok((folder, record))
     }
 
-    /// Keeps the record; called before the first thing is made.
+    /// Keeps the record of a build; called before the first thing is made.
     pub fn keep(&self, record: &Record) -> Result<()> {
+        self.write(BUILD, record)
+    }
+
+    /// Keeps what a run needs to be found again, as JSON in a file of this name.
+    pub fn write(&self, name: &str, record: &impl Serialize) -> Result<()> {
         let text = serde_json::to_vec_pretty(record)
             .map_err(|error| Error::new(Class::Bug, "a run's record can't be written").because(error))?;
-        files::write(&self.path.join("run.json"), &text, 0o600)
+        files::write(&self.path.join(name), &text, 0o600)
+    }
+
+    /// What [`Folder::write`] kept, if anything.
+    pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let path = self.path.join(name);
+        let Some(bytes) = files::read_if_there(&path, "run")? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            Error::new(Class::Usage, format!("{} can't be read", path.display()))
+                .because(error)
+                .hint("another version of efa-gen wrote it: go on with that one, or sweep the run")
+        })
+    }
+
+    /// Where the run's things are, a build's or a cluster's.
+    pub fn place(&self) -> Result<Option<Place>> {
+        match self.read(BUILD)? {
+            None => self.read(CLUSTER),
+            place => Ok(place),
+        }
     }
 
     /// The run's log, to which is appended.

@@ -17,7 +17,7 @@ use super::record::Record;
 use super::{Node, each, reachable, trust};
 use crate::build::make::{Maker, name};
 use crate::build::preflight::own_tags;
-use crate::build::run::Folder;
+use crate::build::run::{CLUSTER, Folder};
 use crate::build::tags;
 use crate::ec2::Aws;
 use crate::ec2::model::{Instance, Kind, Tags};
@@ -111,7 +111,7 @@ impl Run<'_> {
             }
             self.record.placement_group = Some(group);
         }
-        self.record.keep(&self.folder.path)
+        self.folder.write(CLUSTER, &*self.record)
     }
 
     /// On everything that is made.

@@ -8,13 +8,14 @@ pub mod preflight;
 pub mod record;
 pub mod trust;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use efa_gen::error::{Class, Error, Result};
 use futures_util::stream::{self, StreamExt as _};
 
 use self::record::{Record, Way};
-use crate::build::{run, tags};
+use crate::build::run::{self, Folder};
+use crate::build::tags;
 use crate::cli::cloud::AccountArgs;
 use crate::ec2::Aws;
 use crate::ec2::model::Instance;
@@ -28,7 +29,7 @@ pub struct Cluster {
     pub aws: Aws,
     pub record: Record,
     /// The run's folder: login key, known host keys, record.
-    pub folder: PathBuf,
+    pub folder: Folder,
     /// The first is the leader.
     pub nodes: Vec<Node>,
 }
@@ -71,19 +72,19 @@ pub async fn open(account: &AccountArgs, name: &str) -> Result<Cluster> {
     let aws = Aws::connect(account.region.as_deref(), account.profile.as_deref()).await?;
     let found = instances(&aws, name).await?;
     let run = found.first().and_then(|node| node.tags.get(tags::RUN)).cloned().unwrap_or_default();
-    let folder = run::folder_of(&run)?;
-    let record = Record::read(&folder, name)?;
+    let folder = Folder { path: run::folder_of(&run)?, run };
+    let record = Record::open(&folder, name)?;
     let running: Vec<Instance> = found.into_iter().filter(|node| node.state == "running").collect();
     if running.is_empty() {
         return Err(Error::new(Class::Cloud, format!("no node of cluster {name} runs"))
             .hint("efa-gen cluster ls shows their states"));
     }
-    let nodes = reachable(&aws, &record, &folder, &running);
+    let nodes = reachable(&aws, &record, &folder.path, &running);
     Ok(Cluster { aws, record, folder, nodes })
 }
 
 /// How each node is logged in to.
-pub fn reachable(aws: &Aws, record: &Record, folder: &std::path::Path, running: &[Instance]) -> Vec<Node> {
+pub fn reachable(aws: &Aws, record: &Record, folder: &Path, running: &[Instance]) -> Vec<Node> {
     let private = |node: &Instance| node.private_address.clone().unwrap_or_default();
     let guest = |node: &Instance, address: String, proxy: Option<String>| Guest {
         user: record.user.clone(),

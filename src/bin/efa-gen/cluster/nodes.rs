@@ -12,6 +12,7 @@ use super::launch::Run;
 use super::record::Way;
 use super::{Node, each, preflight, reachable, sort};
 use crate::build::make::settled;
+use crate::build::run::CLUSTER;
 use crate::build::tags;
 use crate::ec2::model::{Instance, Kind, Launch};
 
@@ -56,7 +57,7 @@ impl Run<'_> {
                         self.maker().made(Kind::Instance, &node.id)?;
                     }
                     self.record.subnet = Some(subnet.id.clone());
-                    self.record.keep(&self.folder.path)?;
+                    self.folder.write(CLUSTER, &*self.record)?;
                     if launched.len() < count.1 as usize {
                         self.talk.note(format!("{} gave {} of {} nodes", subnet.zone, launched.len(), count.1));
                     }

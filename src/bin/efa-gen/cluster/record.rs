@@ -1,17 +1,12 @@
 //! Owns what is kept of a cluster on the machine that launched it, beside the login key and the known host keys. The tags in
 //! the account say which nodes there are. Knows nothing of AWS's calls.
 
-use std::path::Path;
-
 use efa_gen::cluster::nic::Nic;
 use efa_gen::error::{Class, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::build::run::{CLUSTER, Folder};
 use crate::cli::cluster::LaunchArgs;
-use crate::files;
-
-/// Name of its file in the run's folder.
-const FILE: &str = "cluster.json";
 
 /// How the nodes are reached from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,25 +52,13 @@ pub struct Record {
 }
 
 impl Record {
-    pub fn keep(&self, folder: &Path) -> Result<()> {
-        let text = serde_json::to_vec_pretty(self)
-            .map_err(|error| Error::new(Class::Bug, "a cluster's record can't be written").because(error))?;
-        files::write(&folder.join(FILE), &text, 0o600)
-    }
-
-    /// Errors: this machine did not launch the cluster, or another version of efa-gen did.
-    pub fn read(folder: &Path, name: &str) -> Result<Self> {
-        let path = folder.join(FILE);
-        if !path.exists() {
-            let message = format!("nothing is known here of cluster {name}");
-            return Err(Error::new(Class::Usage, message)
-                .hint("its login key is where it was launched; `efa-gen cluster rm` works everywhere"));
-        }
-        let bytes = files::read(&path, "cluster", 1 << 20)?;
-        serde_json::from_slice(&bytes).map_err(|error| {
-            Error::new(Class::Usage, format!("{} can't be read", path.display()))
-                .because(error)
-                .hint("another version of efa-gen wrote it: use that one")
+    /// The record of a cluster that this machine launched.
+    ///
+    /// Errors: it did not, or another version of efa-gen did.
+    pub fn open(folder: &Folder, name: &str) -> Result<Self> {
+        folder.read(CLUSTER)?.ok_or_else(|| {
+            Error::new(Class::Usage, format!("nothing is known here of cluster {name}"))
+                .hint("its login key is where it was launched; `efa-gen cluster rm` works everywhere")
         })
     }
 

@@ -159,7 +159,6 @@ async fn check_all(args: &ClusterCheckArgs) -> Result<()> {
 async fn grow(args: &ClusterGrowArgs) -> Result<()> {
     let mut stop = on_signals()?;
     let Cluster { aws, mut record, folder, .. } = open(&args.cluster).await?;
-    let folder = Folder { path: folder, run: record.run.clone() };
     let _lock = folder.lock()?;
     let talk = Screen::new(args.output, false).talk(&record.name);
     let wanted = crate::cli::cluster::LaunchArgs {
@@ -243,7 +242,7 @@ async fn rm(args: &ClusterRmArgs) -> Result<()> {
         let _lock = if here { Some(folder.lock()?) } else { None };
         let known = if here { folder.known()? } else { Vec::new() };
         let mut rest = sweep::undo(&aws, run, &[], &known, BTreeSet::new(), &talk).await?;
-        if here && rest.is_empty() && Record::read(&folder.path, name).is_ok() {
+        if here && rest.is_empty() && Record::open(&folder, name).is_ok() {
             std::fs::remove_dir_all(&folder.path).map_err(|error| {
                 Error::new(Class::Io, format!("could not remove {}", folder.path.display())).because(error)
             })?;

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::{account, list, recipe};
-use crate::build::run::{self, Folder};
+use crate::build::run::{self, CLUSTER, Folder};
 use crate::build::{problem, sweep};
 use crate::cli::OutputArg;
 use crate::cli::cluster::LaunchArgs;
@@ -61,7 +61,7 @@ async fn launch(args: &LaunchArgs) -> Result<()> {
     let folder = Folder::create(&run)?;
     let _lock = folder.lock()?;
     let mut record = record(args, &ready, &run, jiff::Timestamp::now().as_second() + ttl);
-    record.keep(&folder.path)?;
+    folder.write(CLUSTER, &record)?;
     talk.keep_log(folder.log()?);
     talk.emit(&Event::Began { run: run.clone(), region: aws.region.clone() });
     let mut work = Run {

@@ -164,22 +164,21 @@ struct Local {
 async fn local(name: &str, regions: &[Aws]) -> Result<Option<Local>> {
     // A run of another machine has none, nor has a tag that is no run's name.
     let Some(path) = run::folder_of(name).ok().filter(|path| path.exists()) else { return Ok(None) };
-    if !path.join("run.json").exists() {
-        return Ok(Some(Local { path, known: Vec::new() }));
-    }
-    let (folder, record) = match Folder::open(name) {
-        Ok(opened) => opened,
+    let folder = Folder { path: path.clone(), run: name.to_owned() };
+    let place = match folder.place() {
+        Ok(Some(place)) => place,
+        Ok(None) => return Ok(Some(Local { path, known: Vec::new() })),
         Err(error) => {
             report::say(&format!("note: {error}; it stays"));
             return Ok(None);
         }
     };
-    let Some(aws) = regions.iter().find(|aws| aws.region == record.region) else {
-        report::say(&format!("note: {} stays: run {name} was in {}", path.display(), record.region));
+    let Some(aws) = regions.iter().find(|aws| aws.region == place.region) else {
+        report::say(&format!("note: {} stays: run {name} was in {}", path.display(), place.region));
         return Ok(None);
     };
-    if aws.identity().await?.account != record.account {
-        report::say(&format!("note: {} stays: run {name} was in account {}", path.display(), record.account));
+    if aws.identity().await?.account != place.account {
+        report::say(&format!("note: {} stays: run {name} was in account {}", path.display(), place.account));
         return Ok(None);
     }
     Ok(Some(Local { path, known: folder.known()? }))
