@@ -137,11 +137,13 @@ pub fn quoted(argv: &[String]) -> Result<String> {
 /// as the line's standard input ends: whoever started it is gone then. [`exit_status`] reads what it prints last.
 pub fn line(argv: &[String], limit: Duration) -> Result<String> {
     let command = quoted(argv)?;
-    // In the background a program's standard input is empty, so the real one is kept at hand as 3.
+    // In the background a program's standard input is empty, so the real one is kept at hand as 3. Without `--foreground`
+    // mpirun would get the signal twice, which for it means to go without its ranks. `timeout` must have begun before it is
+    // told to end, or what it starts outlives it.
     let script = format!(
         "exec 3<&0; \
-         timeout --kill-after={grace} {limit} {command} </dev/null 3<&- 2>&1 & run=$!; \
-         (read -r end <&3; kill -TERM \"$run\") >/dev/null 2>&1 & watch=$!; \
+         timeout --foreground --kill-after={grace} {limit} {command} </dev/null 3<&- 2>&1 & run=$!; \
+         (read -r end <&3; sleep 1; kill -TERM \"$run\") >/dev/null 2>&1 & watch=$!; \
          wait \"$run\"; status=$?; \
          kill \"$watch\" 2>/dev/null; wait \"$watch\" 2>/dev/null; \
          echo \"{EXIT}$status\" >&2",

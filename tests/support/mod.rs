@@ -4,6 +4,7 @@
 pub mod account;
 pub mod aws;
 pub mod http;
+pub mod mpirun;
 pub mod nccl;
 pub mod pgp;
 pub mod sandbox;

@@ -114,7 +114,9 @@ pub struct Run {
     pub gdr: bool,
     pub provider: String,
     pub nics: u64,
-    /// Bus bandwidths (hundredths of GB/s), out of place and in place, for 8, 16, ... bytes.
+    /// Smallest size.
+    pub min: u64,
+    /// Bus bandwidths (hundredths of GB/s), out of place and in place, for the smallest size, twice that, ...
     pub rows: Vec<(u64, u64)>,
     /// Where lines of ranks come to stand between the others.
     pub order: Vec<u64>,
@@ -126,7 +128,13 @@ impl Run {
         let top = (busbw * 100.0).round() as u64;
         let rows = (0..28).map(|at| (top >> (27 - at), top >> (27 - at))).collect();
         let (prefix, provider) = (Prefix::None, "efa".to_owned());
-        Run { age, prefix, hosts: 2, gpus: 8, gdr: true, provider, nics: 4, rows, order: Vec::new() }
+        Run { age, prefix, hosts: 2, gpus: 8, gdr: true, provider, nics: 4, min: 8, rows, order: Vec::new() }
+    }
+
+    /// The same, up to this size.
+    pub fn up_to(mut self, max: u64) -> Run {
+        self.rows.truncate((max / self.min).ilog2() as usize + 1);
+        self
     }
 
     pub fn age(&self) -> &'static Age {
@@ -181,10 +189,10 @@ impl Run {
             lines.push("# nccl-tests version 2.19.6 nccl-headers=22809 nccl-library=22809".to_owned());
             lines.push("# Collective test starting: all_reduce_perf".to_owned());
         }
-        let max = 8u64 << (self.rows.len() - 1);
+        let (min, max) = (self.min, self.min << (self.rows.len() - 1));
         let more = if self.age().thirteen { "agg iters: 1 validation: 1 graph: 0" } else { "validation: 1 " };
         lines.push(format!(
-            "# nThread 1 nGpus 1 minBytes 8 maxBytes {max} step: 2(factor) warmup iters: 5 iters: 100 {more}"
+            "# nThread 1 nGpus 1 minBytes {min} maxBytes {max} step: 2(factor) warmup iters: 5 iters: 100 {more}"
         ));
         lines.push("#".into());
         lines.push("# Using devices".into());
@@ -257,7 +265,7 @@ impl Run {
         let (root, end) = if self.age().thirteen { ("     -1", "0") } else { ("", "5e-07") };
         let mut sum = 0;
         for (at, (out, inside)) in self.rows.iter().enumerate() {
-            let size = 8u64 << at;
+            let size = self.min << at;
             let mut row = format!("{size:12}  {:12}  float     sum{root}", size / 4);
             for busbw in [out, inside] {
                 // Without a dot from 10000 us on.

@@ -30,6 +30,7 @@ pub struct ValidateArgs {
     pub min_busbw: Option<f64>,
     /// Exit status of the program that wrote the log; 124 says that it did not end in time
     #[arg(long, value_name = "N", requires = "log")]
+    #[cfg_attr(feature = "ec2", arg(conflicts_with = "hostfile"))]
     pub exit_status: Option<i32>,
     /// Form of the output
     #[arg(long, value_enum, default_value_t = OutputArg::Human)]
