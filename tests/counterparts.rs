@@ -1,5 +1,6 @@
-//! The rendered files before the real programs that will read them. These need programs that a fresh machine does
-//! not have, so they are ignored by a plain `cargo test`; `.ci/run` installs the programs and runs them all.
+//! The rendered files before the real programs that will read them, and the NCCL test by the real mpirun. These need programs
+//! that a fresh machine does not have, so they are ignored by a plain `cargo test`; `.ci/run` installs the programs and runs
+//! them all.
 
 mod support;
 
@@ -8,8 +9,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use efa_gen::plan::Action;
+use support::mpirun::Stage;
+use support::nccl::Run;
 use support::sandbox::Sandbox;
-use support::{catalog, efa_gen, stderr, stdout};
+use support::{catalog, command, efa_gen, stderr, stdout};
 
 /// Runs a program; a missing one fails the test.
 fn program(name: &str, arguments: &[&str], folder: &Path) -> Output {
@@ -218,4 +221,61 @@ fn fetch_goes_on_after_a_busy_server_and_a_cut_but_not_after_a_no() {
     assert!(said.contains("curl failed with status 22, the server answered 404"), "{said}");
     assert_eq!(server.asked("/missing").len(), 1, "a no is final");
     assert!(!sandbox.path("got").exists());
+}
+
+/// `efa-gen validate` with the real mpirun, which starts this in place of the program on two local slots, or on a host that
+/// it can't reach.
+fn real_mpirun(stage: &Stage, program: &str, flags: &[&str]) -> Output {
+    stage.program("all_reduce_perf", program);
+    stage.program("nvidia-smi", "printf '0\\n1\\n'");
+    let path = format!("{}:{}", stage.path("").display(), std::env::var("PATH").unwrap_or_default());
+    fs::remove_file(stage.path("mpirun")).expect("the stand-in is there");
+    let fixed = ["validate", "--mpirun", "mpirun", "--tests-dir", ".", "--keep-log", "run.log", "--timeout", "5s"];
+    let mut started = command(&[&fixed, flags].concat());
+    let output = started.current_dir(stage.path("")).env("PATH", path).env("HOME", stage.path("")).output();
+    output.expect("the binary starts")
+}
+
+#[test]
+#[ignore = "needs Open MPI; run by .ci/run"]
+fn mpirun_takes_the_command_and_its_ends_are_told() {
+    let good = Run { hosts: 1, gpus: 2, ..Run::good(4, 45.8) }.text();
+    let cases: [(&str, &[&str], &str); 5] = [
+        ("[ $OMPI_COMM_WORLD_RANK -gt 0 ] || cat \"$here/good\"", &[], "PASS: on one host"),
+        ("sleep 600 & echo $! >>\"$here/pids\"; wait", &[], "FAIL: run failed: it did not end in time"),
+        (
+            "[ $OMPI_COMM_WORLD_RANK -gt 0 ] || exec sleep 600; kill -9 $$",
+            &[],
+            "FAIL: run failed: mpirun noticed that process rank 1",
+        ),
+        ("exit 0", &["--collective", "sendrecv"], "FAIL: run failed: "),
+        (
+            "exit 0",
+            &["--hostfile", "hosts"],
+            "FAIL: run failed: ssh: connect to host 10.0.0.1 port 22: Connection refused",
+        ),
+    ];
+    for (program, flags, sentence) in cases {
+        let stage = Stage::new(2, "");
+        stage.write("good", &good);
+        stage.program("ssh", "echo 'ssh: connect to host 10.0.0.1 port 22: Connection refused' >&2; exit 255");
+        stage.program("sendrecv_perf", "");
+        // mpirun finds it, and no machine can start it.
+        stage.write("sendrecv_perf", "#!/no/such/shell\n");
+        let output = real_mpirun(&stage, program, flags);
+        let said = format!("{}{}{}", stdout(&output), stderr(&output), stage.read("run.log"));
+        assert!(stdout(&output).starts_with(&format!("EFA-GEN VERDICT: {sentence}")), "{sentence}: {said}");
+        assert_eq!(output.status.code(), Some(if sentence.starts_with("PASS") { 0 } else { 7 }), "{said}");
+        if sentence.starts_with("PASS") {
+            assert_eq!(
+                stage.calls().iter().filter(|call| call.starts_with("|-b|8|-e|1073741824|")).count(),
+                2,
+                "{said}"
+            );
+        }
+        for pid in stage.read("pids").split_whitespace() {
+            let alive = fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+            assert!(!alive, "mpirun ends its ranks when it is told to: {said}");
+        }
+    }
 }

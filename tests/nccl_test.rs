@@ -115,7 +115,7 @@ fn a_plan_and_its_release_file_agree() {
             match action {
                 plan::Action::WriteFile { path, content, .. } if path == plan::RELEASE_FILE => release = Some(content),
                 plan::Action::NcclTest { argv, .. } => {
-                    set = Some(argv.iter().map(ToString::to_string).collect::<Vec<_>>())
+                    set = Some(argv.iter().map(ToString::to_string).collect::<Vec<_>>());
                 }
                 _ => {}
             }
