@@ -1,5 +1,6 @@
 //! `efa-gen validate` when it runs the test itself, with a stand-in for mpirun: verdict and exit code by what it does, how it
 //! is called, and that nothing is left at work.
+#![cfg(feature = "ec2")]
 
 mod support;
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::check::versions;
 use crate::catalog::environment::Software;
 use crate::error::{Class, Error, Result};
 use crate::plan::{EFA_PREFIX, MPI_OPTIONS, MPI_PREFIX, NCCL_PREFIX, TESTS_PREFIX};
@@ -199,12 +200,9 @@ pub fn hosts(hostfile: &str, gpus: Option<u32>) -> Result<Vec<Host>> {
 
 /// What an image of efa-gen says that is on it ([`crate::plan::RELEASE_FILE`]); `None` where it says something else.
 pub fn software(release: &str) -> Option<Software> {
-    let components: Vec<serde_json::Value> = serde_json::from_str(release).ok()?;
-    let version = |name: &str| {
-        let of = components.iter().find(|component| component["name"] == name)?;
-        of["version"].as_str().map(str::to_owned)
-    };
-    Some(Software { efa: version("efa"), nccl: version("nccl"), plugin: version("plugin"), gpudirect: false })
+    let mut versions = Some(versions(release)).filter(|versions| !versions.is_empty())?;
+    let mut of = |name: &str| versions.remove(name);
+    Some(Software { efa: of("efa"), nccl: of("nccl"), plugin: of("plugin"), gpudirect: false })
 }
 
 /// `LD_LIBRARY_PATH` for a machine that efa-gen did not install, where the loader may not know the libraries: what is set

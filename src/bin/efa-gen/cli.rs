@@ -51,7 +51,7 @@ pub enum Command {
     Fetch(FetchArgs),
     /// Run or read an NCCL test and judge it: a pass needs proof of EFA on every rank
     ///
-    /// Without --log and --hostfile it is run on this host alone, with all its GPUs. One host never uses the network: it
+    /// Without --log, --hostfile and --cluster it is run on this host alone, with all its GPUs. One host never uses the network: it
     /// proves that the plugin loads and selects EFA.
     Validate(Box<validate::ValidateArgs>),
     /// List the distributions

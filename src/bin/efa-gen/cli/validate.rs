@@ -18,7 +18,7 @@ pub struct ValidateArgs {
     #[cfg(feature = "ec2")]
     #[command(flatten)]
     pub test: TestArgs,
-    /// The hosts' type: its bandwidth bar, GPUDirect and NICs are judged
+    /// The hosts' type: its bandwidth bar, GPUDirect and NICs are judged [default: the cluster's]
     #[arg(long, value_name = "TYPE")]
     pub instance_type: Option<String>,
     /// Hosts that must have taken part, at least; with 1, a run on one host is judged on what it can prove [default: 2, or
@@ -30,7 +30,7 @@ pub struct ValidateArgs {
     pub min_busbw: Option<f64>,
     /// Exit status of the program that wrote the log; 124 says that it did not end in time
     #[arg(long, value_name = "N", requires = "log")]
-    #[cfg_attr(feature = "ec2", arg(conflicts_with = "hostfile"))]
+    #[cfg_attr(feature = "ec2", arg(conflicts_with_all = ["hostfile", "cluster"]))]
     pub exit_status: Option<i32>,
     /// Form of the output
     #[arg(long, value_enum, default_value_t = OutputArg::Human)]
@@ -50,6 +50,15 @@ pub struct TestArgs {
     /// Run the test from this host on the hosts of this file, in Open MPI's form: `HOST slots=GPUS`
     #[arg(long, value_name = "FILE", group = "where")]
     pub hostfile: Option<PathBuf>,
+    /// Run the test on this cluster, from its leader
+    #[arg(long, value_name = "NAME", group = "where")]
+    pub cluster: Option<String>,
+    /// The cluster's region [default: the profile's, or AWS_REGION]
+    #[arg(long, value_name = "REGION", requires = "cluster")]
+    pub region: Option<String>,
+    /// Profile of ~/.aws/config by which the cluster is found [default: AWS_PROFILE]
+    #[arg(long, value_name = "NAME", requires = "cluster")]
+    pub profile: Option<String>,
     /// What is measured (repeatable)
     #[arg(long, value_name = "NAME", conflicts_with = "log", default_value = "all-reduce", value_parser = collectives())]
     pub collective: Vec<String>,
@@ -72,7 +81,8 @@ pub struct TestArgs {
     /// Folder of all_reduce_perf and its like, the same on every host [default: /opt/nccl-tests/build]
     #[arg(long, value_name = "DIR", conflicts_with = "log")]
     pub tests_dir: Option<String>,
-    /// Keep the run's log in this file; further runs' lie beside it [default: efa-gen-validate-TIME.log]
+    /// Keep the run's log in this file; further runs' lie beside it [default: efa-gen-validate-TIME.log, for a cluster in its
+    /// folder]
     #[arg(long, value_name = "FILE", conflicts_with = "log")]
     pub keep_log: Option<PathBuf>,
 }

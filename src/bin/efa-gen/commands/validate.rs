@@ -7,16 +7,21 @@ use std::path::Path;
 
 use efa_gen::catalog::Catalog;
 use efa_gen::catalog::instance_type::InstanceType;
+use efa_gen::cluster::pairs::Matrix;
 use efa_gen::error::{Class, Error, Result};
-use efa_gen::nccl::{Expect, Finding, Outcome, Reader, Report, Verdict, Weight, judge};
+use efa_gen::nccl::{Expect, Finding, Outcome, Reader, Report, Verdict, Weight, judge, size};
 use efa_gen::render::report::{self as page, Run};
 use serde::Serialize;
 
+#[cfg(feature = "ec2")]
+use super::account;
 use super::list;
 use crate::cli::OutputArg;
+#[cfg(feature = "ec2")]
+use crate::cli::cloud::AccountArgs;
 use crate::cli::validate::ValidateArgs;
 #[cfg(feature = "ec2")]
-use crate::{events::Screen, signals::on_signals, validate};
+use crate::{cluster, events::Screen, signals::on_signals, validate};
 use crate::{files, report};
 
 /// Bytes that are read at once: few enough to stay in the cache between the kernel and the parser.
@@ -38,10 +43,10 @@ pub fn run(args: &ValidateArgs) -> Result<()> {
     let instance_type = args.instance_type.as_deref().map(|name| catalog.instance_type(name)).transpose()?;
     #[cfg(feature = "ec2")]
     if args.log.is_empty() {
-        let runs = test(args, &catalog, instance_type)?;
-        return show(args, instance_type, runs);
+        let (instance_type, shown, pairs) = test(args, &catalog, instance_type)?;
+        return show(args, instance_type, shown, pairs.as_ref());
     }
-    show(args, instance_type, logs(args, &catalog, instance_type)?)
+    show(args, instance_type, logs(args, &catalog, instance_type)?, None)
 }
 
 /// The logs of the command line, the first one judged.
@@ -57,28 +62,45 @@ fn logs(args: &ValidateArgs, catalog: &Catalog, instance_type: Option<&InstanceT
     shown.collect()
 }
 
-/// A test that is made now, every run of it judged.
+/// A test that is made now, every run of it judged; the type that the hosts are of; the pairs that were tested besides.
 #[cfg(feature = "ec2")]
-fn test(args: &ValidateArgs, catalog: &Catalog, instance_type: Option<&InstanceType>) -> Result<Vec<Shown>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::new(Class::Io, "could not start").because(error))?;
+fn test<'a>(
+    args: &ValidateArgs,
+    catalog: &'a Catalog,
+    instance_type: Option<&'a InstanceType>,
+) -> Result<(Option<&'a InstanceType>, Vec<Shown>, Option<Matrix>)> {
     let talk = Screen::new(args.output, false).talk("validate");
-    let made = runtime.block_on(async {
-        let stop = on_signals()?;
-        let order = validate::prepare::order(args, catalog, instance_type, &talk).await?;
-        validate::make(&order, &talk, &stop).await
+    let made = account::block_on(async {
+        let cluster = match &args.test.cluster {
+            Some(name) => {
+                let account = AccountArgs { region: args.test.region.clone(), profile: args.test.profile.clone() };
+                Some(cluster::open(&account, name).await?)
+            }
+            None => None,
+        };
+        // Known by name at least: the API, not the catalog, said what can be launched.
+        let of_cluster = |cluster: &cluster::Cluster| catalog.instance_type(&cluster.record.kind).ok();
+        let instance_type = instance_type.or_else(|| cluster.as_ref().and_then(of_cluster));
+        let order = validate::prepare::order(args, catalog, instance_type, cluster.as_ref(), &talk).await?;
+        Ok((instance_type, validate::make(&order, &talk, &on_signals()?).await?))
     });
     talk.done();
+    let (instance_type, made) = made?;
     let shown = |ran: validate::Ran| Shown {
         name: ran.log.display().to_string(),
         report: ran.report,
         verdict: Some(ran.verdict),
     };
-    Ok(made?.into_iter().map(shown).collect())
+    Ok((instance_type, made.runs.into_iter().map(shown).collect(), made.pairs))
 }
 
 /// Tells the first verdict that is no pass, or else the first; the others are named beside it.
-fn show(args: &ValidateArgs, instance_type: Option<&InstanceType>, mut shown: Vec<Shown>) -> Result<()> {
+fn show(
+    args: &ValidateArgs,
+    instance_type: Option<&InstanceType>,
+    mut shown: Vec<Shown>,
+    pairs: Option<&Matrix>,
+) -> Result<()> {
     let passed = |shown: &Shown| shown.verdict.as_ref().is_none_or(|verdict| verdict.outcome == Outcome::Pass);
     let told = shown.iter().position(|run| !passed(run)).unwrap_or(0);
     shown[..=told].rotate_right(1);
@@ -90,7 +112,7 @@ fn show(args: &ValidateArgs, instance_type: Option<&InstanceType>, mut shown: Ve
     let first = &shown[0].report;
     let runs: Vec<Run> = names.iter().zip(&shown).map(|(name, run)| Run { name, report: &run.report }).collect();
     if let Some(path) = &args.html {
-        files::write(path, page::html(&runs, verdict, instance_type)?.as_bytes(), 0o644)?;
+        files::write(path, page::html(&runs, verdict, instance_type, pairs)?.as_bytes(), 0o644)?;
     }
     if let Some(path) = &args.junit {
         files::write(path, page::junit(&judged)?.as_bytes(), 0o644)?;
@@ -99,21 +121,23 @@ fn show(args: &ValidateArgs, instance_type: Option<&InstanceType>, mut shown: Ve
         OutputArg::Human => {
             human(first, verdict)?;
             others(&shown)?;
+            pairs.map_or(Ok(()), matrix)?;
         }
         OutputArg::Json => {
             let runs = judged.iter().map(|(log, verdict)| Judged { log, verdict }).collect();
-            list::json(&Told { verdict, report: first, runs })?;
+            list::json(&Told { verdict, report: first, runs, pairs })?;
         }
     }
     tell(verdict)
 }
 
-/// What `--output json` gives: the verdict that is told, its run, and every verdict.
+/// What `--output json` gives: the verdict that is told, its run, every verdict, and the pairs that were tested because of it.
 #[derive(Serialize)]
 struct Told<'a> {
     verdict: &'a Verdict,
     report: &'a Report,
     runs: Vec<Judged<'a>>,
+    pairs: Option<&'a Matrix>,
 }
 
 #[derive(Serialize)]
@@ -152,6 +176,30 @@ fn read(path: &Path, exit_status: Option<i32>) -> Result<Report> {
             }
         }
     }
+}
+
+/// The pairs, by host, and every one of them where they are few.
+fn matrix(matrix: &Matrix) -> Result<()> {
+    report::data(format!("\n pairs, busbw GB/s at {}\n", size(matrix.size)).as_bytes())?;
+    let number = |figure: f64| format!("{figure:.2}");
+    let rows = matrix.hosts.iter().enumerate().map(|(at, host)| {
+        let figures = [host.median, host.lowest, host.highest].map(number);
+        let [median, lowest, highest] = figures;
+        let (pairs, name) = (host.pairs.to_string(), host.name.clone());
+        [at.to_string(), host.address.clone(), name, pairs, median, lowest, highest, host.remark()]
+    });
+    list::table(["", "host", "name", "pairs", "median", "lowest", "highest", "remark"], rows)?;
+    let cells = matrix.cells();
+    let line = |cells: &[String]| cells.iter().map(|cell| format!("{cell:>7}")).collect::<String>() + "\n";
+    let numbers: Vec<String> = (0..cells.len()).map(|at| at.to_string()).collect();
+    let mut text = String::new();
+    if !cells.is_empty() {
+        text += &format!("\n    {}", line(&numbers));
+    }
+    for (at, row) in cells.iter().enumerate() {
+        text += &format!("{at:>4}{}", line(row));
+    }
+    report::data(text.as_bytes())
 }
 
 /// The exit code that the verdict comes to.

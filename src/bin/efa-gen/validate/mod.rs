@@ -1,6 +1,7 @@
 //! Owns the course of an NCCL test on real hosts: a fast check on two of them, then every collective at the judged sizes on
 //! all; each run's log is kept and judged. Knows nothing of flags, nor of how verdicts are shown.
 
+mod pairs;
 mod place;
 pub mod prepare;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use efa_gen::catalog::Catalog;
 use efa_gen::catalog::bar::Bar;
 use efa_gen::catalog::instance_type::InstanceType;
+use efa_gen::cluster::pairs::Matrix;
 use efa_gen::cluster::test::{self, Collective, Host, Programs, Sizes};
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::nccl::{End, Expect, Outcome, Reader, Report, Row, Verdict, judge, size};
@@ -49,60 +51,76 @@ pub struct Order<'a> {
 /// A run, and what was found.
 #[derive(Debug)]
 pub struct Ran {
+    pub collective: Collective,
     pub log: PathBuf,
     pub report: Report,
     pub verdict: Verdict,
 }
 
 /// One run of a program.
-struct Run<'a> {
-    name: &'static str,
+struct Run {
     collective: Collective,
-    hosts: &'a [Host],
+    hosts: Vec<Host>,
     sizes: Sizes,
     limit: Duration,
     log: PathBuf,
 }
 
-/// Makes the test. What a run fails by ends it where later runs would fail by the same.
-pub async fn make(order: &Order<'_>, talk: &Talk, stop: &watch::Receiver<u32>) -> Result<Vec<Ran>> {
+/// A test that was made.
+#[derive(Debug)]
+pub struct Made {
+    /// The check alone where it failed, else the judged runs.
+    pub runs: Vec<Ran>,
+    /// The pairs that were tested because of the last run.
+    pub pairs: Option<Matrix>,
+}
+
+/// Makes the test. What a run fails by ends it where later runs would fail by the same; then the bad host is looked for.
+pub async fn make(order: &Order<'_>, talk: &Talk, stop: &watch::Receiver<u32>) -> Result<Made> {
+    let mut runs = runs(order, talk, stop).await?;
+    let passed = |run: &Ran| run.verdict.outcome == Outcome::Pass;
+    // The first that failed, else the first that may be too slow.
+    let at = runs.iter().position(|run| !passed(run)).unwrap_or(0);
+    let pairs = match runs.get_mut(at) {
+        Some(run) => pairs::find(order, run, talk, stop).await?,
+        None => None,
+    };
+    Ok(Made { runs, pairs })
+}
+
+async fn runs(order: &Order<'_>, talk: &Talk, stop: &watch::Receiver<u32>) -> Result<Vec<Ran>> {
     if order.hosts.len() > 1 {
         let run = Run {
-            name: "check",
             collective: Collective::AllReduce,
-            hosts: &order.hosts[..2],
+            hosts: order.hosts[..2].to_vec(),
             sizes: Sizes { max: CHECK.max.min(order.sizes.max), ..CHECK },
             limit: CHECK_LIMIT.min(order.limit),
             log: beside(&order.log, "check"),
         };
-        let report = one(order, &run, talk, stop).await?;
+        let report = told(order, "check", &run, talk, stop).await?;
         let expect = Expect { instance_type: order.instance_type, hosts: 2, ..Expect::default() };
         let mut verdict = judge(&report, &expect);
         if verdict.outcome == Outcome::Fail {
-            verdict.notes =
-                vec![format!("this is the fast check on 2 of {} hosts; nothing more was run", order.hosts.len())];
-            return Ok(vec![Ran { log: run.log, report, verdict }]);
+            let of = order.hosts.len();
+            verdict.notes = vec![format!("this is the fast check on 2 of {of} hosts; the judged sizes were not run")];
+            return Ok(vec![Ran { collective: run.collective, log: run.log, report, verdict }]);
         }
     }
     let mut runs: Vec<Ran> = Vec::new();
-    for collective in &order.collectives {
-        let name = collective.name();
-        let log = if runs.is_empty() { order.log.clone() } else { beside(&order.log, name) };
-        let (hosts, sizes, limit) = (&order.hosts[..], order.sizes, order.limit);
-        let run = Run { name, collective: *collective, hosts, sizes, limit, log };
-        let report = one(order, &run, talk, stop).await?;
-        // The bars are of all-reduce.
-        let bars: &[Bar] = if *collective == Collective::AllReduce { &order.catalog.bars } else { &[] };
+    for collective in order.collectives.iter().copied() {
+        let log = if runs.is_empty() { order.log.clone() } else { beside(&order.log, collective.name()) };
+        let run = Run { collective, hosts: order.hosts.clone(), sizes: order.sizes, limit: order.limit, log };
+        let report = told(order, collective.name(), &run, talk, stop).await?;
         let expect = Expect {
             instance_type: order.instance_type,
-            bars,
+            bars: order.bars(collective),
             hosts: order.wanted,
             last_size: Some(order.sizes.max),
             min_busbw: order.min_busbw,
         };
         let verdict = judge(&report, &expect);
         let ended = report.end == End::Complete;
-        runs.push(Ran { log: run.log, report, verdict });
+        runs.push(Ran { collective, log: run.log, report, verdict });
         if !ended {
             break;
         }
@@ -110,13 +128,32 @@ pub async fn make(order: &Order<'_>, talk: &Talk, stop: &watch::Receiver<u32>) -
     Ok(runs)
 }
 
-/// Makes one run, keeps its log and reads it.
-async fn one(order: &Order<'_>, run: &Run<'_>, talk: &Talk, stop: &watch::Receiver<u32>) -> Result<Report> {
-    let argv = test::argv(run.collective, run.hosts, run.sizes, &order.programs);
+impl Order<'_> {
+    /// The bars are of all-reduce.
+    fn bars(&self, collective: Collective) -> &[Bar] {
+        if collective == Collective::AllReduce { &self.catalog.bars } else { &[] }
+    }
+}
+
+/// Makes one run and tells how it goes.
+async fn told(order: &Order<'_>, name: &str, run: &Run, talk: &Talk, stop: &watch::Receiver<u32>) -> Result<Report> {
     let (hosts, ranks) = (run.hosts.len(), run.hosts.iter().map(|host| host.slots).sum::<u32>());
     let on = if hosts == 1 { "one host".to_owned() } else { format!("{hosts} hosts") };
+    talk.step(format!("{name}: {} on {on}, {ranks} GPUs, up to {}", run.collective.program(), size(run.sizes.max)));
+    let made = one(order, run, stop, |row| talk.emit(&Event::Output { line: shown(row) })).await;
+    talk.note(format!("{name}: the log is {}", run.log.display()));
+    made
+}
+
+/// Makes one run, keeps its log and reads it; gives every row away as it comes.
+async fn one(
+    order: &Order<'_>,
+    run: &Run,
+    stop: &watch::Receiver<u32>,
+    mut measured: impl FnMut(&Row),
+) -> Result<Report> {
+    let argv = test::argv(run.collective, &run.hosts, run.sizes, &order.programs);
     let program = run.collective.program();
-    talk.step(format!("{}: {program} on {on}, {ranks} GPUs, up to {}", run.name, size(run.sizes.max)));
     let mut log = Log::create(&run.log)?;
     log.write(format!("+ {}\n", test::quoted(&argv)?).as_bytes())?;
     let mut reader = Reader::new();
@@ -124,20 +161,16 @@ async fn one(order: &Order<'_>, run: &Run<'_>, talk: &Talk, stop: &watch::Receiv
     let line = test::line(&argv, run.limit)?;
     let watched = order.place.watch(&line, run.limit, stop.clone(), |piece| {
         reader.feed(piece);
-        for row in reader.rows().iter().skip(told) {
-            talk.emit(&Event::Output { line: shown(row) });
-        }
+        reader.rows().iter().skip(told).for_each(&mut measured);
         told = reader.rows().len();
         log.write(piece)
     });
-    let ended =
-        watched.await.inspect_err(|_| talk.note(format!("what was said so far is in {}", run.log.display())))?;
+    let ended = watched.await?;
     if !ended.said.is_empty() {
         let said = format!("\n{}\n", ended.said);
         log.write(said.as_bytes())?;
         reader.feed(said.as_bytes());
     }
-    talk.note(format!("{}: the log is {}", run.name, run.log.display()));
     let Some(status) = ended.status else {
         let message = format!("the connection to {} was lost while {program} ran", order.place.name());
         return Err(Error::new(Class::Io, message)

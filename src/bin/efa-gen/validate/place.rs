@@ -39,7 +39,6 @@ pub enum Place<'a> {
     /// On this machine.
     Here,
     /// On a guest that is reached over SSH.
-    #[expect(dead_code, reason = "clusters are not there yet")]
     Guest(&'a Guest),
 }
 

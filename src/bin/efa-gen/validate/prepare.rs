@@ -12,6 +12,7 @@ use efa_gen::plan::RELEASE_FILE;
 
 use super::{Order, Place};
 use crate::cli::validate::{TestArgs, ValidateArgs};
+use crate::cluster::Cluster;
 use crate::events::Talk;
 use crate::files;
 
@@ -24,23 +25,20 @@ const HOSTFILE: u64 = 1 << 20;
 /// What the first host says of a missing program.
 const MISSING: &str = "EFA-GEN MISSING ";
 
-/// The test that the flags ask for, on this host or from it.
+/// The test that the flags ask for, on this host or from it, or on a cluster.
 pub async fn order<'a>(
     args: &ValidateArgs,
     catalog: &'a Catalog,
     instance_type: Option<&'a InstanceType>,
+    cluster: Option<&'a Cluster>,
     talk: &Talk,
 ) -> Result<Order<'a>> {
-    let place = Place::Here;
-    let hosts = match &args.test.hostfile {
-        Some(path) => {
-            let bytes = files::read(path, "hostfile", HOSTFILE)?;
-            let text = String::from_utf8(bytes).map_err(|error| {
-                Error::new(Class::Usage, format!("hostfile {} is not text", path.display())).because(error)
-            })?;
-            test::hosts(&text, instance_type.map(|t| t.gpus).filter(|gpus| *gpus > 0))?
-        }
-        None => vec![Host { address: ALONE.into(), slots: gpus(place).await? }],
+    let leader = cluster.and_then(|cluster| cluster.nodes.first());
+    let place = leader.map_or(Place::Here, |leader| Place::Guest(&leader.guest));
+    let hosts = match (cluster, &args.test.hostfile) {
+        (Some(cluster), _) => nodes(cluster)?,
+        (None, Some(path)) => hosts(path, instance_type)?,
+        (None, None) => vec![Host { address: ALONE.into(), slots: gpus(place).await? }],
     };
     let collectives = collectives(&args.test);
     let programs = programs(&args.test, catalog, instance_type, place, &collectives, talk).await?;
@@ -55,8 +53,28 @@ pub async fn order<'a>(
         wanted: args.hosts.unwrap_or(hosts.len() as u64),
         hosts,
         min_busbw: args.min_busbw,
-        log: args.test.keep_log.clone().unwrap_or_else(default_log),
+        log: args.test.keep_log.clone().unwrap_or_else(|| {
+            let name = jiff::Timestamp::now().strftime("efa-gen-validate-%Y%m%d-%H%M%S.log").to_string();
+            cluster.map_or(PathBuf::from(&name), |cluster| cluster.folder.path.join(&name))
+        }),
     })
+}
+
+/// The nodes that run, one rank a GPU.
+fn nodes(cluster: &Cluster) -> Result<Vec<Host>> {
+    let slots = cluster.record.gpus;
+    if slots == 0 {
+        let message = format!("the nodes of cluster {} ({}) have no GPU", cluster.record.name, cluster.record.kind);
+        return Err(Error::new(Class::Usage, message).hint("the programs of nccl-tests need one"));
+    }
+    Ok(cluster.nodes.iter().map(|node| Host { address: node.address.clone(), slots }).collect())
+}
+
+/// The hosts of a file.
+fn hosts(path: &Path, instance_type: Option<&InstanceType>) -> Result<Vec<Host>> {
+    let text = String::from_utf8(files::read(path, "hostfile", HOSTFILE)?)
+        .map_err(|error| Error::new(Class::Usage, format!("hostfile {} is not text", path.display())).because(error))?;
+    test::hosts(&text, instance_type.map(|t| t.gpus).filter(|gpus| *gpus > 0))
 }
 
 /// Each once, in the order of the flags.
@@ -67,10 +85,6 @@ fn collectives(args: &TestArgs) -> Vec<Collective> {
         collectives.extend(named.filter(|collective| !collectives.contains(collective)).collect::<Vec<_>>());
     }
     collectives
-}
-
-fn default_log() -> PathBuf {
-    PathBuf::from(jiff::Timestamp::now().strftime("efa-gen-validate-%Y%m%d-%H%M%S.log").to_string())
 }
 
 /// GPUs of the one host that is tested.

@@ -1,0 +1,394 @@
+//! Owns finding the bad host of a cluster: which pairs are tested side by side, and which hosts their bandwidths name. Knows
+//! nothing of how a pair is tested.
+
+use serde::Serialize;
+
+use crate::catalog::bar::{Bar, Run};
+use crate::catalog::instance_type::InstanceType;
+use crate::nccl::{Check, End, Finding, Outcome, Report, Verdict, Weight, size};
+
+/// Up to so many hosts every pair is tested.
+pub const ALL_PAIRS: usize = 16;
+
+/// Pairs that each of more hosts is in at least. A good host is in more bad pairs than good ones only by an accident that
+/// naming the worst hosts first undoes.
+const FEW_PAIRS: usize = 3;
+
+/// A pair is bad below this part of the best pair's bandwidth: a host of four NICs that has lost one reaches 0.75, and good
+/// pairs of one placement group differ by some hundredths.
+const FAR: f64 = 0.8;
+
+/// Two hosts, by their numbers, the smaller one first.
+pub type Pair = (usize, usize);
+
+/// The rounds in which pairs are tested: within a round no host is in two pairs, and over all rounds no pair is there twice.
+/// With up to [`ALL_PAIRS`] hosts every pair is there.
+pub fn rounds(hosts: usize) -> Vec<Vec<Pair>> {
+    let all = all_rounds(hosts);
+    if hosts <= ALL_PAIRS {
+        return (0..all).map(|at| round(hosts, at)).collect();
+    }
+    // Of an odd number each may rest in one.
+    let few = FEW_PAIRS + hosts % 2;
+    (0..few).map(|part| round(hosts, part * all / few)).collect()
+}
+
+/// Rounds that it takes to have every pair.
+pub fn all_rounds(hosts: usize) -> usize {
+    // With an odd number, each host rests in one of them.
+    hosts.next_multiple_of(2).saturating_sub(1)
+}
+
+/// One round by the circle method: one host stays, the others go round it; who meets the one that is not there rests.
+fn round(hosts: usize, at: usize) -> Vec<Pair> {
+    let around = all_rounds(hosts);
+    let opposite = |step: usize| ((at + step) % around, (at + around - step) % around);
+    let pairs = std::iter::once((at, around)).chain((1..=around / 2).map(opposite));
+    pairs.map(|(one, other)| (one.min(other), one.max(other))).filter(|(_, other)| *other < hosts).collect()
+}
+
+/// What a pair's log says of one of its hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Side {
+    /// What it calls itself.
+    pub name: String,
+    /// NICs of the rank that found the fewest, where the log says so.
+    pub nics: Option<u64>,
+    /// libfabric providers.
+    pub providers: Vec<String>,
+}
+
+/// A pair that was tested.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measured {
+    /// Which hosts.
+    pub hosts: Pair,
+    /// Bus bandwidth of the largest size, GB/s; absent where the pair failed.
+    pub busbw: Option<f64>,
+    /// Why it failed.
+    pub failure: Option<String>,
+    /// Whether it is below the bar of two hosts.
+    pub below_bar: bool,
+    /// Its hosts, in their order; empty where the log does not name both.
+    pub sides: Vec<Side>,
+}
+
+impl Measured {
+    /// What the log of a pair's test comes to.
+    pub fn new(hosts: Pair, report: &Report, verdict: &Verdict) -> Self {
+        let failures = || verdict.of(Weight::Failure).filter(|finding| finding.check != Check::TooSlow);
+        let row = report.rows.last().filter(|_| report.end == End::Complete && failures().next().is_none());
+        let failure = failures().next().map(|finding| format!("{}: {}", finding.check.failure(), finding.what));
+        let side = |name: &String| {
+            let ranks = || report.ranks.iter().filter(|rank| rank.host == *name);
+            let mut providers: Vec<String> = ranks().flat_map(|rank| rank.providers.clone()).collect();
+            providers.sort();
+            providers.dedup();
+            Side { name: name.clone(), nics: ranks().filter_map(|rank| rank.nics).min(), providers }
+        };
+        let sides = if report.hosts.len() == 2 { report.hosts.iter().map(side).collect() } else { Vec::new() };
+        Measured {
+            hosts,
+            busbw: row.map(|row| row.worst_busbw()),
+            failure: failure.or_else(|| row.is_none().then(|| "incomplete".to_owned())),
+            below_bar: verdict.of(Weight::Failure).any(|finding| finding.check == Check::TooSlow),
+            sides,
+        }
+    }
+}
+
+/// What the bandwidths of pairs come to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Found {
+    /// No host is worse than the others: all are good, or all are bad.
+    Alike,
+    /// These hosts, the worst first.
+    Hosts(Vec<usize>),
+    /// Some pairs are bad, but they do not come down to hosts: the way between some hosts is.
+    Ways,
+}
+
+/// Which hosts stand out. A pair is bad if it failed, or is below [`FAR`] of the best one. A host is named if more than half
+/// of its pairs are bad, which is to say that its median is far below the best; the one with the largest part of bad pairs
+/// first, and the next without its pairs, so that nobody is named for a bad fellow. Hosts that are good with each other are
+/// not named, for then the way between them and the rest is bad.
+pub fn outliers(hosts: usize, measured: &[Measured]) -> Found {
+    let best = measured.iter().filter_map(|pair| pair.busbw).max_by(f64::total_cmp);
+    let Some(best) = best else { return Found::Alike };
+    let is_bad = |pair: &Measured| pair.busbw.is_none_or(|busbw| busbw.is_nan() || busbw < FAR * best);
+    if !measured.iter().any(is_bad) {
+        return Found::Alike;
+    }
+    let mut named: Vec<usize> = Vec::new();
+    loop {
+        let left = |pair: &&Measured| !named.contains(&pair.hosts.0) && !named.contains(&pair.hosts.1);
+        let mut of = vec![(0_u64, 0_u64); hosts];
+        for pair in measured.iter().filter(left) {
+            for host in [pair.hosts.0, pair.hosts.1] {
+                of[host].0 += u64::from(is_bad(pair));
+                of[host].1 += 1;
+            }
+        }
+        // a/b > c/d without a division; of equals the one with more pairs, then the first.
+        let worse = |one: (u64, u64), other: (u64, u64)| (one.0 * other.1, one.0) > (other.0 * one.1, other.0);
+        let mut worst: Option<usize> = None;
+        for host in (0..hosts).filter(|host| of[*host].0 * 2 > of[*host].1) {
+            if worst.is_none_or(|worst| worse(of[host], of[worst])) {
+                worst = Some(host);
+            }
+        }
+        let Some(worst) = worst else { break };
+        named.push(worst);
+    }
+    let both = |pair: &&Measured| named.contains(&pair.hosts.0) && named.contains(&pair.hosts.1);
+    let good: Vec<usize> = measured
+        .iter()
+        .filter(both)
+        .filter(|pair| !is_bad(pair))
+        .flat_map(|pair| [pair.hosts.0, pair.hosts.1])
+        .collect();
+    named.retain(|host| !good.contains(host));
+    if named.is_empty() { Found::Ways } else { Found::Hosts(named) }
+}
+
+/// A host and its pairs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HostLine {
+    /// As in the hostfile.
+    pub address: String,
+    /// What it calls itself; empty where no log says so.
+    pub name: String,
+    /// Its pairs.
+    pub pairs: usize,
+    /// Of them, those that failed.
+    pub failed: usize,
+    /// Of its pairs' bandwidths, GB/s; a pair that failed counts as 0.
+    pub median: f64,
+    /// The lowest.
+    pub lowest: f64,
+    /// The highest.
+    pub highest: f64,
+    /// How the first of them failed.
+    pub failure: Option<String>,
+    /// What else is odd about it: NICs, provider.
+    pub odd: Vec<String>,
+}
+
+impl HostLine {
+    /// What stands beside its figures.
+    pub fn remark(&self) -> String {
+        let failed = self.failure.iter().map(|why| format!("{} of {} pairs failed ({why})", self.failed, self.pairs));
+        failed.chain(self.odd.iter().cloned()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Every pair that was tested, and what that comes to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Matrix {
+    /// Size that was measured, bytes.
+    pub size: u64,
+    /// The hosts in the order of the hostfile.
+    pub hosts: Vec<HostLine>,
+    /// The pairs in the order of their rounds.
+    pub pairs: Vec<Measured>,
+    /// Rounds that were made, and how many have every pair.
+    pub rounds: (usize, usize),
+    /// Which hosts stand out.
+    pub found: Found,
+}
+
+impl Matrix {
+    /// From the addresses of the hosts and their pairs.
+    pub fn new(addresses: &[String], size: u64, rounds: usize, pairs: Vec<Measured>) -> Self {
+        let found = outliers(addresses.len(), &pairs);
+        let usual = usual_nics(&pairs);
+        let hosts = addresses.iter().enumerate().map(|(host, address)| line(host, address, &pairs, usual)).collect();
+        Matrix { size, hosts, pairs, rounds: (rounds, all_rounds(addresses.len())), found }
+    }
+
+    /// What was found, in one sentence without its full stop.
+    pub fn sentence(&self) -> String {
+        let best = self.hosts.iter().map(|host| host.highest).max_by(f64::total_cmp).unwrap_or_default();
+        let told = |host: &usize| {
+            let host = &self.hosts[*host];
+            let name = if host.name.is_empty() { String::new() } else { format!(" ({})", host.name) };
+            let median = format!("median {:.2} GB/s, the best pair {best:.2}", host.median);
+            let figures = Some(median).filter(|_| host.failed < host.pairs);
+            let words = figures.into_iter().chain(Some(host.remark()).filter(|remark| !remark.is_empty()));
+            format!("{}{name}: {}", host.address, words.collect::<Vec<_>>().join(", "))
+        };
+        match &self.found {
+            Found::Hosts(named) => {
+                let word = if named.len() == 1 { "one host stands out" } else { "these hosts stand out" };
+                format!("{word}: {}", named.iter().map(told).collect::<Vec<_>>().join("; "))
+            }
+            Found::Ways => {
+                "no host stands out, but some pairs are far below others: the way between them is slow".into()
+            }
+            Found::Alike if self.pairs.iter().all(|pair| pair.busbw.is_none()) => {
+                let why = self.pairs.iter().find_map(|pair| pair.failure.clone()).unwrap_or_default();
+                format!("all hosts are alike: every pair failed ({why})")
+            }
+            Found::Alike => {
+                let figures = || self.pairs.iter().filter_map(|pair| pair.busbw);
+                let (low, high) = (figures().min_by(f64::total_cmp), figures().max_by(f64::total_cmp));
+                let (low, high) = (low.unwrap_or_default(), high.unwrap_or_default());
+                format!("all hosts are alike: their pairs reach {low:.2} to {high:.2} GB/s at {}", size(self.size))
+            }
+        }
+    }
+
+    /// The figures as a square, by hosts: `-` where there is no pair, `failed` where it has none. Empty where hosts are too
+    /// many to look at.
+    pub fn cells(&self) -> Vec<Vec<String>> {
+        if self.hosts.len() > ALL_PAIRS {
+            return Vec::new();
+        }
+        let mut cells = vec![vec!["-".to_owned(); self.hosts.len()]; self.hosts.len()];
+        for Measured { hosts: (one, other), busbw, .. } in &self.pairs {
+            let figure = busbw.map_or("failed".to_owned(), |busbw| format!("{busbw:.2}"));
+            cells[*one][*other].clone_from(&figure);
+            cells[*other][*one] = figure;
+        }
+        cells
+    }
+
+    /// How much was tested: `every pair`, or how many rounds.
+    pub fn scope(&self) -> String {
+        let (made, all) = self.rounds;
+        let pairs = self.pairs.len();
+        if made == all {
+            return format!("every pair of {} hosts ({pairs}), in {made} rounds", self.hosts.len());
+        }
+        format!("{pairs} pairs of {} hosts, in {made} of the {all} rounds that have every pair", self.hosts.len())
+    }
+}
+
+fn line(host: usize, address: &str, pairs: &[Measured], usual: Option<u64>) -> HostLine {
+    let own = || pairs.iter().filter(|pair| pair.hosts.0 == host || pair.hosts.1 == host);
+    let mut figures: Vec<f64> = own().map(|pair| pair.busbw.unwrap_or_default()).collect();
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    let median = match figures.len() {
+        0 => 0.0,
+        length if length % 2 == 0 => f64::midpoint(figures[middle - 1], figures[middle]),
+        _ => figures[middle],
+    };
+    let side = |pair: &Measured| pair.sides.get(usize::from(pair.hosts.1 == host)).cloned();
+    let sides: Vec<Side> = own().filter_map(side).collect();
+    let nics = sides.iter().filter_map(|side| side.nics).min();
+    let other = sides.iter().flat_map(|side| &side.providers).find(|provider| *provider != "efa");
+    let failed: Vec<&String> = own().filter_map(|pair| pair.failure.as_ref()).collect();
+    let odd = [
+        nics.zip(usual)
+            .filter(|(nics, usual)| nics != usual)
+            .map(|(nics, usual)| format!("{nics} NICs, others {usual}")),
+        other.map(|provider| format!("provider {provider}")),
+    ];
+    HostLine {
+        address: address.to_owned(),
+        name: sides.first().map(|side| side.name.clone()).unwrap_or_default(),
+        pairs: figures.len(),
+        failed: failed.len(),
+        median,
+        lowest: figures.first().copied().unwrap_or_default(),
+        highest: figures.last().copied().unwrap_or_default(),
+        failure: failed.first().map(|why| (*why).clone()),
+        odd: odd.into_iter().flatten().collect(),
+    }
+}
+
+/// The number of NICs that most logs tell of.
+fn usual_nics(pairs: &[Measured]) -> Option<u64> {
+    let mut counts = std::collections::BTreeMap::<u64, usize>::new();
+    for nics in pairs.iter().flat_map(|pair| &pair.sides).filter_map(|side| side.nics) {
+        *counts.entry(nics).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count).map(|(nics, _)| nics)
+}
+
+/// Why pairs should be tested after this run on more than two hosts: it is slow or wrong, or failed, and nothing names the
+/// host. `None` where they would tell nothing.
+pub fn wanted(
+    report: &Report,
+    verdict: &Verdict,
+    addresses: &[String],
+    instance_type: Option<&InstanceType>,
+    bars: &[Bar],
+) -> Option<String> {
+    if addresses.len() < 3 {
+        return None;
+    }
+    match verdict.of(Weight::Failure).next() {
+        Some(Finding { check: Check::TooSlow, .. }) => Some("it is slow".into()),
+        Some(Finding { check: Check::WrongResult, .. }) => Some("its values are wrong".into()),
+        Some(Finding { check: Check::RunFailed | Check::Incomplete, .. }) => {
+            (!names_a_host(report, addresses)).then(|| "it failed, and nothing names the host".into())
+        }
+        Some(_) => None,
+        // Bars are known for two hosts only; a ring of more has no reason to be far slower.
+        None => below_two_hosts(report, instance_type?, bars)
+            .map(|bar| format!("it is below {bar} GB/s, the bar of two hosts, and none is known for so many")),
+    }
+}
+
+/// Whether a message tells on which host it failed. NCCL's own failures do not: each rank tells of its fellows'.
+fn names_a_host(report: &Report, addresses: &[String]) -> bool {
+    let part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let known = |word: &str| addresses.iter().chain(&report.hosts).any(|host| host == word);
+    let told = report.failures.iter().filter(|failure| !failure.line.contains("Test NCCL failure"));
+    told.filter(|failure| !failure.line.contains("Test failure"))
+        .any(|failure| failure.line.split(|c| !part(c)).any(|word| known(word.trim_end_matches('.'))))
+}
+
+/// The bar of two hosts, GB/s, where the run is below it.
+fn below_two_hosts(report: &Report, instance_type: &InstanceType, bars: &[Bar]) -> Option<f64> {
+    let of = |hosts: u64| Run {
+        instance_type: &instance_type.name,
+        hosts,
+        gpus_per_host: report.gpus_per_host().unwrap_or(0),
+        nccl: report.versions.nccl.first().map(String::as_str),
+        plugin: report.versions.plugin.first().map(String::as_str),
+    };
+    let own = of(report.hosts.len() as u64);
+    if bars.iter().any(|bar| bar.fits(&own)) {
+        return None;
+    }
+    let bar = bars.iter().rev().find(|bar| bar.fits(&of(2)))?;
+    let row = report.rows.iter().rfind(|row| row.size == bar.size)?;
+    (row.worst_busbw() < bar.fail_below).then_some(bar.fail_below)
+}
+
+/// Adds what the pairs tell to the verdict on the whole. Hosts that stand out, or pairs below their bar, fail it.
+pub fn tell(verdict: &mut Verdict, matrix: &Matrix) {
+    let sentence = matrix.sentence();
+    verdict.notes.push(format!("pairs: {}: {sentence}", matrix.scope()));
+    let to_do = match &matrix.found {
+        Found::Hosts(_) => {
+            "test without the hosts that stand out; look there at the EFA devices (fi_info -p efa), the GPUs (nvidia-smi -q -d ECC) \
+             and dmesg, or replace them"
+        }
+        Found::Ways => "launch the hosts together in one placement group",
+        Found::Alike => {
+            "the cause is the same on every host: check the placement group, the number of EFAs, the versions and NCCL's environment"
+        }
+    };
+    let below = matrix.pairs.iter().filter(|pair| pair.below_bar).count();
+    match verdict.findings.first_mut().filter(|finding| finding.weight == Weight::Failure) {
+        Some(first) => first.to_do = format!("{sentence}; {to_do}"),
+        None if matrix.found != Found::Alike || below > 0 => {
+            let what = if matrix.found == Found::Alike {
+                format!("{below} pairs are below the bar; {sentence}")
+            } else {
+                sentence
+            };
+            verdict.outcome = Outcome::Fail;
+            verdict.sentence = format!("{}: {what}", Check::TooSlow.failure());
+            verdict
+                .findings
+                .insert(0, Finding { check: Check::TooSlow, weight: Weight::Failure, what, to_do: to_do.into() });
+        }
+        None => {}
+    }
+}
