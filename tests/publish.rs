@@ -5,183 +5,13 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use support::account::{Account, Entry};
-use support::aws::{Answer, Params, Stub, done, refuse};
-use support::http::{Reply, Server};
-use support::pgp::{bytes, fingerprint};
-use support::{Ran, command, scratch};
-use tempfile::TempDir;
-
-const IMAGE: &str = "ami-00000001";
-const BASE: &str = "ami-0a0a0a0a";
-
-/// An account, what goes wrong in it, and where builds run.
-struct Stage {
-    folder: TempDir,
-    mirror: Server,
-    account: Account,
-    stub: Stub,
-}
-
-type Odd = dyn Fn(&Account, &str, &Params) -> Option<Answer> + Send + Sync;
-
-impl Stage {
-    fn new(odd: impl Fn(&Account, &str, &Params) -> Option<Answer> + Send + Sync + 'static) -> Self {
-        let folder = scratch();
-        stack_file(folder.path());
-        let mirror = Server::start(|asked| match asked.path.rsplit('/').next().unwrap_or_default() {
-            "our-efa-1.50.0.tar.gz" => Reply::file(asked, &bytes("efa.tar.gz"), "\"one\""),
-            "our-efa-1.50.0.tar.gz.sig" => Reply::new(200, &bytes("good.sig")),
-            _ => Reply::new(200, &bytes("good.asc")),
-        });
-        let image = Entry {
-            snapshots: vec!["snap-1".into()],
-            imds_v2: true,
-            ..Entry::new(IMAGE, "", "2025-01-01T00:00:00.000Z")
-        };
-        let tagged =
-            |entry: Entry| entry.tag("efa-gen:state", "building").tag("efa-gen:plan", "abc").tag("team", "hpc");
-        let account = Account::new([tagged(image), tagged(Entry::new("snap-1", "", "2025-01-01T00:00:00.000Z"))]);
-        let (odd, answers, parameters): (Box<Odd>, _, _) = (Box::new(odd), account.clone(), Parameters::default());
-        let stub = Stub::start(move |action, params| {
-            let more = || preflight(action, params).or_else(|| parameters.answer(action, params));
-            odd(&answers, action, params).or_else(more).unwrap_or_else(|| answer(&answers, action, params))
-        });
-        Stage { folder, mirror, account, stub }
-    }
-
-    fn good() -> Self {
-        Stage::new(|_, _, _| None)
-    }
-
-    fn build(&self, more: &[&str]) -> Ran {
-        let mut command =
-            command(&["build", "--distro", "debian12", "--source-ami", BASE, "--stack-file", "stack.toml"]);
-        self.stub.set(&mut command);
-        command.args(["--mirror", &format!("{}/efa", self.mirror.url), "--ssh-cidr", "203.0.113.7/32"]).args(more);
-        let output =
-            command.current_dir(self.folder.path()).env("HOME", self.folder.path()).output().expect("it starts");
-        let code = output.status.code().unwrap_or(-1);
-        Ran { code, stdout: support::stdout(&output), stderr: support::stderr(&output) }
-    }
-
-    fn sweep(&self, more: &[&str]) -> Ran {
-        let mut command = command(&["sweep", "--yes"]);
-        self.stub.set(&mut command);
-        let output = command.args(more).env("HOME", self.folder.path()).output().expect("it starts");
-        let code = output.status.code().unwrap_or(-1);
-        Ran { code, stdout: support::stdout(&output), stderr: support::stderr(&output) }
-    }
-
-    fn image(&self, id: &str) -> Entry {
-        let entries = self.account.0.lock().expect("the account");
-        entries.iter().find(|entry| entry.id == id).cloned().unwrap_or_else(|| panic!("no {id}"))
-    }
-
-    /// Position of a call in all calls.
-    fn at(&self, action: &str) -> Option<usize> {
-        self.stub.actions().iter().rposition(|name| name == action)
-    }
-}
-
-/// A stack file whose EFA installer is the OpenPGP fixture.
-fn stack_file(folder: &Path) {
-    use sha2::Digest;
-    let sha256: String = sha2::Sha256::digest(bytes("efa.tar.gz")).iter().map(|byte| format!("{byte:02x}")).collect();
-    let url = "https://downloads.example/our-efa-1.50.0.tar.gz";
-    let signer = format!("fingerprint = \"{}\", key = \"https://keys.example/team.asc\"", fingerprint("good"));
-    let download = format!("url = \"{url}\", sha256 = \"{sha256}\", published = \"us\"");
-    let text = format!("[[efa]]\nversion = \"1.50.0\"\ndownload = {{ {download} }}\nsigner = {{ {signer} }}\n");
-    fs::write(folder.join("stack.toml"), text).expect("a file");
-}
-
-/// Everything that a build asks before it looks for its own image.
-fn preflight(action: &str, params: &Params) -> Option<Answer> {
-    let get = |name: &str| params.get(name).map(String::as_str).unwrap_or_default();
-    if get("DryRun") == "true" {
-        return Some(refuse("DryRunOperation", "Request would have succeeded."));
-    }
-    let body = match action {
-        "GetCallerIdentity" => {
-            "<GetCallerIdentityResult><Arn>arn:aws:iam::111122223333:user/u</Arn><Account>111122223333</Account></GetCallerIdentityResult>"
-        }
-        "GetServiceQuota" => return Some((400, r#"{"__type": "AccessDeniedException"}"#.into())),
-        "DescribeInstanceTypes" => {
-            "<instanceTypeSet><item><instanceType>c5.4xlarge</instanceType><hypervisor>nitro</hypervisor><vCpuInfo><defaultVCpus>16</defaultVCpus></vCpuInfo><processorInfo><supportedArchitectures><item>x86_64</item></supportedArchitectures></processorInfo></item></instanceTypeSet>"
-        }
-        "DescribeInstanceTypeOfferings" => {
-            "<instanceTypeOfferingSet><item><location>us-east-1b</location></item></instanceTypeOfferingSet>"
-        }
-        "DescribeSubnets" => {
-            "<subnetSet><item><subnetId>subnet-0</subnetId><vpcId>vpc-0</vpcId><availabilityZone>us-east-1b</availabilityZone><availableIpAddressCount>9</availableIpAddressCount></item></subnetSet>"
-        }
-        "DescribeRouteTables" => {
-            "<routeTableSet><item><routeSet><item><destinationCidrBlock>0.0.0.0/0</destinationCidrBlock><gatewayId>igw-0</gatewayId></item></routeSet></item></routeTableSet>"
-        }
-        "DescribeImages" if get("ImageId.1") == BASE => {
-            "<imagesSet><item><imageId>ami-0a0a0a0a</imageId><name>base</name><imageState>available</imageState><architecture>x86_64</architecture><enaSupport>true</enaSupport><rootDeviceName>/dev/xvda</rootDeviceName><blockDeviceMapping><item><deviceName>/dev/xvda</deviceName><ebs><snapshotId>snap-0</snapshotId><volumeSize>8</volumeSize></ebs></item></blockDeviceMapping></item></imagesSet>"
-        }
-        _ => return None,
-    };
-    Some(done(action, body))
-}
-
-/// Parameter Store.
-#[derive(Default)]
-struct Parameters(Mutex<std::collections::BTreeMap<String, String>>);
-
-impl Parameters {
-    fn answer(&self, action: &str, params: &Params) -> Option<Answer> {
-        let key = format!("{} {}", params["Region"], params.get("Name").map(String::as_str).unwrap_or_default());
-        let mut all = self.0.lock().expect("the parameters");
-        match (action, all.get(&key)) {
-            ("GetParameter", Some(value)) => Some((200, format!(r#"{{"Parameter": {{"Value": "{value}"}}}}"#))),
-            ("GetParameter", None) => Some((400, r#"{"__type": "ParameterNotFound", "message": "no"}"#.into())),
-            ("PutParameter", _) => {
-                all.insert(key, params["Value"].clone());
-                Some((200, r#"{"Version": 1}"#.into()))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// The account, in which the run that asks is always the one that made the image; and copies.
-fn answer(account: &Account, action: &str, params: &Params) -> Answer {
-    let get = |name: &str| params.get(name).cloned().unwrap_or_default();
-    let mut entries = account.0.lock().expect("the account");
-    if get("Filter.1.Name") == "tag:efa-gen:run" {
-        let runs = entries.iter_mut().filter_map(|entry| entry.tags.get_mut("efa-gen:run"));
-        runs.filter(|run| run.is_empty()).for_each(|run| *run = get("Filter.1.Value.1"));
-    }
-    if action == "CopyImage" {
-        let region = get("Region");
-        let source = entries.iter().find(|entry| entry.id == get("SourceImageId")).cloned().expect("the source");
-        let snapshot = format!("snap-{}", region.replace('-', ""));
-        let id = format!("ami-{}", region.replace('-', ""));
-        let mut copy = Entry { id: id.clone(), region, snapshots: vec![snapshot.clone()], imds_v2: false, ..source };
-        // A tag that was lost on the way.
-        copy.tags.remove("team");
-        entries.push(Entry { tags: Params::new(), id: snapshot, ..copy.clone() });
-        entries.push(copy);
-        return done(action, &format!("<imageId>{id}</imageId>"));
-    }
-    drop(entries);
-    account.answer(action, params)
-}
-
-#[track_caller]
-fn assert_ran(ran: &Ran, code: i32, says: &[&str]) {
-    assert_eq!(ran.code, code, "{}{}", ran.stdout, ran.stderr);
-    for text in says {
-        assert!(ran.stderr.contains(text), "does not say {text:?}:\n{}", ran.stderr);
-    }
-}
+use support::account::Entry;
+use support::aws::{Params, done, refuse};
+use support::builds::{BASE, IMAGE, Stage, answer, assert_ran};
 
 const ORGANISATION: &str = "arn:aws:organizations::111122223333:organization/o-abcdefghij";
 
@@ -251,6 +81,72 @@ fn a_second_time_finds_everything() {
         assert!(stage.stub.calls(call).len() <= 2 && stage.stub.calls("CopyImage").len() == 1, "{call}");
     }
     assert_eq!(stage.stub.calls("EnableImageDeregistrationProtection").len(), 2);
+}
+
+#[test]
+fn an_image_that_is_found_is_in_the_manifest_with_its_copies() {
+    let stage = Stage::good();
+    let planned = stage.build(&["--no-encrypt", "--plan", "--output", "json"]);
+    let rows: Value = serde_json::from_str(&planned.stdout).expect("JSON");
+    let (plan, name) = (&rows[0]["plan"], &rows[0]["preflight"]["account"]["name"]);
+    for entry in stage.account.0.lock().expect("the account").iter_mut() {
+        entry.name = name.as_str().expect("a name").into();
+        for (tag, value) in [
+            ("run", "20250101-000000-abcd"),
+            ("plan", plan.as_str().expect("a digest")),
+            ("base-ami", BASE),
+            ("state", "published"),
+        ] {
+            entry.tags.insert(format!("efa-gen:{tag}"), value.into());
+        }
+    }
+    let flags = ["--no-encrypt", "--copy-to", "eu-west-1", "--manifest", "m.json", "--output", "json"];
+    let ran = stage.build(&flags);
+    assert_ran(&ran, 0, &[]);
+    let rows: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!((&rows[0]["outcome"], rows[0]["images"].as_array().map(Vec::len)), (&"found".into(), Some(2)), "{rows}");
+    let read = || -> Value {
+        serde_json::from_slice(&fs::read(stage.folder.path().join("m.json")).expect("a file")).expect("JSON")
+    };
+    let build = &read()["builds"][0];
+    assert_eq!(build["artifact_id"], "us-east-1:ami-00000001,eu-west-1:ami-euwest1");
+    // Its own run, and when it was built.
+    assert_eq!(
+        (&build["packer_run_uuid"], &build["build_time"]),
+        (&"20250101-000000-abcd".into(), &1_735_689_600.into())
+    );
+    assert_eq!(&build["efa-gen"]["plan"], plan);
+    assert_ran(&stage.build(&flags), 0, &[]);
+    assert_eq!(read()["builds"].as_array().map(Vec::len), Some(1), "once");
+    // What is no manifest is not replaced.
+    fs::write(stage.folder.path().join("m.json"), "[]").expect("a file");
+    assert_ran(&stage.build(&flags), 2, &["is no manifest"]);
+}
+
+#[test]
+fn copies_that_a_crash_left_unmarked_are_swept_and_made_again() {
+    let closed = Arc::new(AtomicBool::new(true));
+    let closes = Arc::clone(&closed);
+    let stage = Stage::new(move |_, action, params| {
+        let marks = action == "CreateTags" && params.values().any(|value| value == "published");
+        let refused = marks && params["Region"] == "eu-west-1" && closes.load(Ordering::SeqCst);
+        refused.then(|| refuse("UnauthorizedOperation", "No."))
+    });
+    let flags = ["--no-encrypt", "--copy-to", "eu-west-1"];
+    assert_ran(&stage.build(&[&flags[..], &["--on-error", "keep"]].concat()), 10, &["ami-euwest1 in eu-west-1"]);
+    let state = |id: &str| stage.account.tags(id)["efa-gen:state"].clone();
+    assert_eq!((state(IMAGE).as_str(), state("ami-euwest1").as_str()), ("published", "building"));
+    let run = stage.account.tags(IMAGE)["efa-gen:run"].clone();
+    let swept = stage.sweep(&["--run", &run, "--region", "us-east-1", "--region", "eu-west-1"]);
+    assert_ran(&swept, 0, &["removed image ami-euwest1", "removed snapshot snap-euwest1"]);
+    assert_eq!(stage.account.ids(), [IMAGE, "snap-1"]);
+    // Another build finds the image and copies it anew.
+    closed.store(false, Ordering::SeqCst);
+    stage.account.0.lock().expect("the account")[0].tags.insert("efa-gen:run".into(), String::new());
+    assert_ran(&stage.build(&flags), 0, &[]);
+    assert_eq!((state(IMAGE).as_str(), state("ami-euwest1").as_str()), ("published", "published"));
+    let tokens: Vec<String> = stage.stub.calls("CopyImage").iter().map(|call| call["ClientToken"].clone()).collect();
+    assert!(tokens.len() == 2 && tokens[0] != tokens[1] && tokens.iter().all(|token| token.len() <= 64), "{tokens:?}");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 pub mod account;
 pub mod aws;
+#[cfg(feature = "ec2")]
+pub mod builds;
 pub mod http;
 pub mod mpirun;
 pub mod nccl;

@@ -61,15 +61,13 @@ pub fn row(args: &BuildArgs, catalog: &Catalog, plan: &Plan, outcome: &Outcome) 
             row.preflight = Some(json!({"account": ready, "calls": calls, "estimate": estimate}));
             row.images.extend(ready.existing.as_ref().map(|there| image(&ready.region, &there.id)));
         }
-        Outcome::Found(ready) => {
+        Outcome::Found(_, _, found) => {
             row.outcome = "found";
-            if let Some(there) = &ready.existing {
-                row.text = format!(
-                    "{}: {} is there already ({}); --force builds it again\n",
-                    plan.distribution, there.id, there.name
-                );
-                row.images.push(image(&ready.region, &there.id));
-            }
+            row.images.extend(found.copies.iter().map(|copy| image(&copy.region, &copy.image)));
+            row.text = format!(
+                "{}: {} is there already ({}); --force builds it again\n",
+                plan.distribution, found.image.id, found.image.name
+            );
         }
         Outcome::Built(_, run, built) => {
             row.outcome = "built";

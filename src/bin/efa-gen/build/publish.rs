@@ -61,8 +61,9 @@ struct Order {
 /// Copies, marks, shares and names an available image as asked. Returns where it is, its own region first. Asked again for
 /// the same run it goes on, or finds everything done.
 ///
-/// The tag `efa-gen:state` becomes `published` when all but the SSM parameter is done, the image itself last: where it says
-/// so, no copy is missing, and a parameter never names what a sweep would take.
+/// The tag `efa-gen:state` becomes `published` when all but the SSM parameter is done, the image itself first: what a crash
+/// leaves besides are unfinished copies, which a sweep takes, and another build of the same plan makes again. A parameter
+/// never names what a sweep would take.
 ///
 /// Errors: each names region and image; where several regions fail, all of them are told.
 pub async fn publish(aws: &Aws, image: &Image, args: &PublishArgs, run: &str, talk: &Talk) -> Result<Vec<Copy>> {
@@ -88,8 +89,7 @@ pub async fn publish(aws: &Aws, image: &Image, args: &PublishArgs, run: &str, ta
         async move { order.prepare(&aws, &image).await }
     });
     in_parallel(prepared.collect()).await?;
-    // The image itself last: a run that finds it published need not look for the copies.
-    for (aws, image) in places.iter().rev() {
+    for (aws, image) in &places {
         order.mark(aws, image).await?;
     }
     if let Some(name) = &args.ssm_parameter {
@@ -185,10 +185,16 @@ impl Order {
         Ok(image)
     }
 
-    /// Asked twice with it, EC2 answers with the copy that is there; after one that failed it must be another.
+    /// Asked twice with it, EC2 answers with the copy that is there; after one that failed, or that was removed since the
+    /// image was published, it must be another.
     fn token(&self, to: &Aws, failed: Option<&Image>) -> String {
         let token = format!("efa-gen-{}-{}", self.run, to.region);
-        failed.map_or(token.clone(), |failed| format!("{token}-{}", failed.id.trim_start_matches("ami-")))
+        let again = self.source.tags.get(tags::STATE).is_some_and(|state| state == tags::PUBLISHED);
+        match failed {
+            Some(failed) => format!("{token}-{}", failed.id.trim_start_matches("ami-")),
+            None if again => format!("{token}-{:x}", jiff::Timestamp::now().as_second()),
+            None => token,
+        }
     }
 
     /// What an earlier attempt of this run has copied; one that failed only if there is no other.
@@ -203,7 +209,7 @@ impl Order {
     /// Gives a copy the tags that it lacks, and its snapshots the same. Returns all its tags.
     async fn tag(&self, aws: &Aws, image: &Image) -> Result<Tags> {
         let mut all = image.tags.clone();
-        // A published copy stays so: the image itself may not be yet.
+        // Its own state stays: it becomes `published` after everything else.
         let lacks = |(key, value): &(&String, &String)| *key != tags::STATE && image.tags.get(*key) != Some(*value);
         let mut missing: Tags =
             self.source.tags.iter().filter(lacks).map(|(key, value)| (key.clone(), value.clone())).collect();

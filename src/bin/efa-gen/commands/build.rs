@@ -38,8 +38,8 @@ pub fn run(args: &BuildArgs) -> Result<()> {
 pub enum Outcome {
     /// `--plan` stops before anything is made.
     Planned(Box<Ready>),
-    /// The image was there already.
-    Found(Box<Ready>),
+    /// The image was there already, of the run that made it.
+    Found(Box<Ready>, String, Box<Built>),
     /// The image was built.
     Built(Box<Ready>, String, Box<Built>),
 }
@@ -134,9 +134,10 @@ async fn prepare(aws: &Aws, order: &Order, talk: &Talk) -> Result<Prepared> {
     }
     if let Some(image) = &ready.existing {
         // What was asked for besides may have come later, or a crash before it.
-        let run = image.tags.get(tags::RUN).map_or("", String::as_str);
-        publish::publish(aws, image, &order.args.publish, run, talk).await?;
-        return Ok(Prepared::Done(Outcome::Found(ready)));
+        let run = image.tags.get(tags::RUN).cloned().unwrap_or_default();
+        let copies = publish::publish(aws, image, &order.args.publish, &run, talk).await?;
+        let built = Box::new(Built { image: image.clone(), copies });
+        return Ok(Prepared::Done(Outcome::Found(ready, run, built)));
     }
     verify_installer(order, talk).await?;
     Ok(Prepared::Build(ready))
@@ -204,6 +205,14 @@ fn cache_folder() -> Result<PathBuf> {
     Ok(cache.ok_or_else(none)?.join("efa-gen"))
 }
 
+/// Writes `--manifest`, where there is an image to write of.
+fn write_manifest(order: &Order, outcome: &Outcome) -> Result<()> {
+    let (Outcome::Found(ready, run, built) | Outcome::Built(ready, run, built)) = outcome else { return Ok(()) };
+    let Some(path) = &order.args.publish.manifest else { return Ok(()) };
+    let text = publish::manifest(path, &order.plan, ready, run, built)?;
+    files::write(path, text.as_bytes(), 0o644)
+}
+
 /// Prints what every build came to; the exit code is the first failure's.
 fn summary(args: &BuildArgs, ended: Vec<(usize, Order, Result<Outcome>)>) -> Result<()> {
     let mut failure = None;
@@ -212,13 +221,9 @@ fn summary(args: &BuildArgs, ended: Vec<(usize, Order, Result<Outcome>)>) -> Res
     for (_, order, result) in ended {
         match result {
             Ok(outcome) => {
-                if let (Outcome::Built(ready, run, built), Some(path)) = (&outcome, &args.publish.manifest) {
-                    let written = publish::manifest(path, &order.plan, ready, run, built)
-                        .and_then(|text| files::write(path, text.as_bytes(), 0o644));
-                    if let Err(error) = written {
-                        report::fail(&error);
-                        failure = failure.or(Some(error));
-                    }
+                if let Err(error) = write_manifest(&order, &outcome) {
+                    report::fail(&error);
+                    failure = failure.or(Some(error));
                 }
                 rows.push(describe::row(&order.args, &order.catalog, &order.plan, &outcome));
             }

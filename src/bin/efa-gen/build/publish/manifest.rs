@@ -35,7 +35,7 @@ fn entry(plan: &Plan, ready: &Ready, run: &str, built: &Built) -> Value {
     json!({
         "name": plan.distribution,
         "builder_type": "efa-gen",
-        "build_time": jiff::Timestamp::now().as_second(),
+        "build_time": built.image.created.parse().unwrap_or_else(|_| jiff::Timestamp::now()).as_second(),
         "files": null,
         "artifact_id": places.join(","),
         "packer_run_uuid": run,

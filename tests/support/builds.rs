@@ -1,0 +1,181 @@
+//! Owns builds against a stub of AWS: an account in which a run finds its image made, a mirror with a signed installer, and a
+//! folder to run in. Knows nothing of what is tested.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+
+use tempfile::TempDir;
+
+use super::account::{Account, Entry};
+use super::aws::{Answer, Params, Stub, done, refuse};
+use super::http::{Reply, Server};
+use super::pgp::{bytes, fingerprint};
+use super::{Ran, command, scratch};
+
+pub const IMAGE: &str = "ami-00000001";
+pub const BASE: &str = "ami-0a0a0a0a";
+
+/// An account, what goes wrong in it, and where builds run.
+pub struct Stage {
+    pub folder: TempDir,
+    mirror: Server,
+    pub account: Account,
+    pub stub: Stub,
+}
+
+type Odd = dyn Fn(&Account, &str, &Params) -> Option<Answer> + Send + Sync;
+
+impl Stage {
+    pub fn new(odd: impl Fn(&Account, &str, &Params) -> Option<Answer> + Send + Sync + 'static) -> Self {
+        let folder = scratch();
+        stack_file(folder.path());
+        let mirror = Server::start(|asked| match asked.path.rsplit('/').next().unwrap_or_default() {
+            "our-efa-1.50.0.tar.gz" => Reply::file(asked, &bytes("efa.tar.gz"), "\"one\""),
+            "our-efa-1.50.0.tar.gz.sig" => Reply::new(200, &bytes("good.sig")),
+            _ => Reply::new(200, &bytes("good.asc")),
+        });
+        let image = Entry {
+            snapshots: vec!["snap-1".into()],
+            imds_v2: true,
+            ..Entry::new(IMAGE, "", "2025-01-01T00:00:00.000Z")
+        };
+        let tagged =
+            |entry: Entry| entry.tag("efa-gen:state", "building").tag("efa-gen:plan", "abc").tag("team", "hpc");
+        let account = Account::new([tagged(image), tagged(Entry::new("snap-1", "", "2025-01-01T00:00:00.000Z"))]);
+        let (odd, answers, parameters): (Box<Odd>, _, _) = (Box::new(odd), account.clone(), Parameters::default());
+        let stub = Stub::start(move |action, params| {
+            let more = || preflight(action, params).or_else(|| parameters.answer(action, params));
+            odd(&answers, action, params).or_else(more).unwrap_or_else(|| answer(&answers, action, params))
+        });
+        Stage { folder, mirror, account, stub }
+    }
+
+    pub fn good() -> Self {
+        Stage::new(|_, _, _| None)
+    }
+
+    pub fn build(&self, more: &[&str]) -> Ran {
+        let mirror = format!("{}/efa", self.mirror.url);
+        let flags = ["build", "--distro", "debian12", "--source-ami", BASE, "--stack-file", "stack.toml", "--mirror"];
+        self.run(&[&flags[..], &[mirror.as_str(), "--ssh-cidr", "203.0.113.7/32"], more].concat())
+    }
+
+    pub fn sweep(&self, more: &[&str]) -> Ran {
+        self.run(&[&["sweep", "--yes"], more].concat())
+    }
+
+    /// Any command, where builds run.
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        let mut command = command(arguments);
+        self.stub.set(&mut command);
+        let output =
+            command.current_dir(self.folder.path()).env("HOME", self.folder.path()).output().expect("it starts");
+        let code = output.status.code().unwrap_or(-1);
+        Ran { code, stdout: super::stdout(&output), stderr: super::stderr(&output) }
+    }
+
+    pub fn image(&self, id: &str) -> Entry {
+        let entries = self.account.0.lock().expect("the account");
+        entries.iter().find(|entry| entry.id == id).cloned().unwrap_or_else(|| panic!("no {id}"))
+    }
+
+    /// Position of a call in all calls.
+    pub fn at(&self, action: &str) -> Option<usize> {
+        self.stub.actions().iter().rposition(|name| name == action)
+    }
+}
+
+/// A stack file whose EFA installer is the OpenPGP fixture.
+fn stack_file(folder: &Path) {
+    use sha2::Digest;
+    let sha256: String = sha2::Sha256::digest(bytes("efa.tar.gz")).iter().map(|byte| format!("{byte:02x}")).collect();
+    let url = "https://downloads.example/our-efa-1.50.0.tar.gz";
+    let signer = format!("fingerprint = \"{}\", key = \"https://keys.example/team.asc\"", fingerprint("good"));
+    let download = format!("url = \"{url}\", sha256 = \"{sha256}\", published = \"us\"");
+    let text = format!("[[efa]]\nversion = \"1.50.0\"\ndownload = {{ {download} }}\nsigner = {{ {signer} }}\n");
+    fs::write(folder.join("stack.toml"), text).expect("a file");
+}
+
+/// Everything that a build asks before it looks for its own image.
+fn preflight(action: &str, params: &Params) -> Option<Answer> {
+    let get = |name: &str| params.get(name).map(String::as_str).unwrap_or_default();
+    if get("DryRun") == "true" {
+        return Some(refuse("DryRunOperation", "Request would have succeeded."));
+    }
+    let body = match action {
+        "GetCallerIdentity" => {
+            "<GetCallerIdentityResult><Arn>arn:aws:iam::111122223333:user/u</Arn><Account>111122223333</Account></GetCallerIdentityResult>"
+        }
+        "GetServiceQuota" => return Some((400, r#"{"__type": "AccessDeniedException"}"#.into())),
+        "DescribeInstanceTypes" => {
+            "<instanceTypeSet><item><instanceType>c5.4xlarge</instanceType><hypervisor>nitro</hypervisor><vCpuInfo><defaultVCpus>16</defaultVCpus></vCpuInfo><processorInfo><supportedArchitectures><item>x86_64</item></supportedArchitectures></processorInfo></item></instanceTypeSet>"
+        }
+        "DescribeInstanceTypeOfferings" => {
+            "<instanceTypeOfferingSet><item><location>us-east-1b</location></item></instanceTypeOfferingSet>"
+        }
+        "DescribeSubnets" => {
+            "<subnetSet><item><subnetId>subnet-0</subnetId><vpcId>vpc-0</vpcId><availabilityZone>us-east-1b</availabilityZone><availableIpAddressCount>9</availableIpAddressCount></item></subnetSet>"
+        }
+        "DescribeRouteTables" => {
+            "<routeTableSet><item><routeSet><item><destinationCidrBlock>0.0.0.0/0</destinationCidrBlock><gatewayId>igw-0</gatewayId></item></routeSet></item></routeTableSet>"
+        }
+        "DescribeImages" if get("ImageId.1") == BASE => {
+            "<imagesSet><item><imageId>ami-0a0a0a0a</imageId><name>base</name><imageState>available</imageState><architecture>x86_64</architecture><enaSupport>true</enaSupport><rootDeviceName>/dev/xvda</rootDeviceName><blockDeviceMapping><item><deviceName>/dev/xvda</deviceName><ebs><snapshotId>snap-0</snapshotId><volumeSize>8</volumeSize></ebs></item></blockDeviceMapping></item></imagesSet>"
+        }
+        _ => return None,
+    };
+    Some(done(action, body))
+}
+
+/// Parameter Store.
+#[derive(Default)]
+struct Parameters(Mutex<std::collections::BTreeMap<String, String>>);
+
+impl Parameters {
+    fn answer(&self, action: &str, params: &Params) -> Option<Answer> {
+        let key = format!("{} {}", params["Region"], params.get("Name").map(String::as_str).unwrap_or_default());
+        let mut all = self.0.lock().expect("the parameters");
+        match (action, all.get(&key)) {
+            ("GetParameter", Some(value)) => Some((200, format!(r#"{{"Parameter": {{"Value": "{value}"}}}}"#))),
+            ("GetParameter", None) => Some((400, r#"{"__type": "ParameterNotFound", "message": "no"}"#.into())),
+            ("PutParameter", _) => {
+                all.insert(key, params["Value"].clone());
+                Some((200, r#"{"Version": 1}"#.into()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The account, in which the run that asks is always the one that made the image; and copies.
+pub fn answer(account: &Account, action: &str, params: &Params) -> Answer {
+    let get = |name: &str| params.get(name).cloned().unwrap_or_default();
+    let mut entries = account.0.lock().expect("the account");
+    if get("Filter.1.Name") == "tag:efa-gen:run" {
+        let runs = entries.iter_mut().filter_map(|entry| entry.tags.get_mut("efa-gen:run"));
+        runs.filter(|run| run.is_empty()).for_each(|run| *run = get("Filter.1.Value.1"));
+    }
+    if action == "CopyImage" {
+        let region = get("Region");
+        let source = entries.iter().find(|entry| entry.id == get("SourceImageId")).cloned().expect("the source");
+        let snapshot = format!("snap-{}", region.replace('-', ""));
+        let id = format!("ami-{}", region.replace('-', ""));
+        let mut copy = Entry { id: id.clone(), region, snapshots: vec![snapshot.clone()], imds_v2: false, ..source };
+        // A tag that was lost on the way.
+        copy.tags.remove("team");
+        entries.push(Entry { tags: Params::new(), id: snapshot, ..copy.clone() });
+        entries.push(copy);
+        return done(action, &format!("<imageId>{id}</imageId>"));
+    }
+    drop(entries);
+    account.answer(action, params)
+}
+
+#[track_caller]
+pub fn assert_ran(ran: &Ran, code: i32, says: &[&str]) {
+    assert_eq!(ran.code, code, "{}{}", ran.stdout, ran.stderr);
+    for text in says {
+        assert!(ran.stderr.contains(text), "does not say {text:?}:\n{}", ran.stderr);
+    }
+}
