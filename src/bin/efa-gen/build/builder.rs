@@ -13,7 +13,7 @@ use super::run::Tried;
 use super::tags;
 use crate::cli::cloud::HostKey;
 use crate::ec2::Aws;
-use crate::ec2::model::{Instance, Kind, Launch, Tags};
+use crate::ec2::model::{Instance, Kind, Launch, Subnet, Tags};
 use crate::files;
 use crate::place::Machine;
 use crate::ssh::{self, Guest};
@@ -62,7 +62,12 @@ impl Build<'_> {
     /// The run's machine of this role, running: found, or made of `image`. Its host keys are known.
     pub async fn machine(&mut self, role: Role, image: &str) -> Result<(Instance, Guest)> {
         let instance = match self.own_instance(role).await? {
-            Some(instance) => instance,
+            Some(instance) => {
+                if self.resumed {
+                    self.maker().admit(&self.vpc(), &self.ready.ssh_cidrs).await?;
+                }
+                instance
+            }
             None => self.make_machine(role, image).await?,
         };
         match self.reach(&instance).await {
@@ -74,7 +79,8 @@ impl Build<'_> {
         }
     }
 
-    /// The run's instance of this role, if there is one. One that has ended is an error: a run never makes a second one.
+    /// The run's instance of this role, if there is one. A builder that has ended is an error: what was installed is lost. A
+    /// gate that has ended is none: another one tests the same image.
     pub async fn own_instance(&self, role: Role) -> Result<Option<Instance>> {
         let run = self.folder.run.as_str();
         let mut found = self.aws.instances(&[(&format!("tag:{}", tags::RUN), run)]).await?;
@@ -89,9 +95,10 @@ impl Build<'_> {
             ["running", "pending", "stopped", "stopping"].iter().position(|s| *s == instance.state).unwrap_or(9)
         });
         match found.into_iter().next() {
-            Some(instance) if ["terminated", "shutting-down"].contains(&instance.state.as_str()) => {
-                Err(gone(&instance))
-            }
+            Some(instance) if has_ended(&instance) => match role {
+                Role::Builder => Err(gone(&instance)),
+                Role::Gate => Ok(None),
+            },
             other => Ok(other),
         }
     }
@@ -105,17 +112,45 @@ impl Build<'_> {
         self.talk.step(format!("Make the {}'s key pair and security group", role.name()));
         let maker = self.maker();
         let key = maker.key_pair().await?;
-        let vpc = self.ready.builder.subnets.first().map(|subnet| subnet.vpc.clone()).unwrap_or_default();
         let gate = self.ready.gate.as_ref();
         let efa = self.ready.builder.info.efa > 0 || gate.is_some_and(|gate| gate.info.efa > 0);
         let about = format!("Builder of efa-gen run {}", self.folder.run);
-        let group = maker.group(&vpc, &about, &self.ready.ssh_cidrs, efa).await?;
+        let group = maker.group(&self.vpc(), &about, &self.ready.ssh_cidrs, efa).await?;
         self.launch(role, image, &key, &group).await
     }
 
-    /// Launches in the first zone that has room. The token is the run's and the zone's: asked twice, EC2 answers with the
-    /// instance that is there.
+    /// All of a run's machines are in one VPC.
+    fn vpc(&self) -> String {
+        self.ready.builder.subnets.first().map(|subnet| subnet.vpc.clone()).unwrap_or_default()
+    }
+
     async fn launch(&mut self, role: Role, image: &str, key: &str, group: &str) -> Result<Instance> {
+        let now = jiff::Timestamp::now().as_second();
+        if role == Role::Gate && self.record.tried.get(role.name()).is_some_and(|tried| tried.deadline <= now) {
+            self.try_anew(role);
+        }
+        if let Some(instance) = self.launch_once(role, image, key, group).await? {
+            return Ok(instance);
+        }
+        self.talk.note("the machine that was to test the image has ended: another one is launched");
+        self.try_anew(role);
+        let ended = || {
+            let message = "another machine that was to test the image has ended at once";
+            Error::new(Class::Cloud, message).hint("EC2's console says why: its quota, spot, a KMS key")
+        };
+        self.launch_once(role, image, key, group).await?.ok_or_else(ended)
+    }
+
+    /// What was tried is over: the next launch has a token and a deadline of its own.
+    fn try_anew(&mut self, role: Role) {
+        let attempt = self.record.tried.get(role.name()).map_or(0, |tried| tried.attempt) + 1;
+        let anew = Tried { subnet: String::new(), deadline: self.deadline(), attempt };
+        self.record.tried.insert(role.name().to_owned(), anew);
+    }
+
+    /// Launches in the first zone that has room. The token is the run's and the zone's: asked twice, EC2 answers with the
+    /// instance that is there. `None` if that is a gate which has ended.
+    async fn launch_once(&mut self, role: Role, image: &str, key: &str, group: &str) -> Result<Option<Instance>> {
         let run = self.folder.run.as_str();
         let mut tags = run_tags(self.ready, run);
         tags.insert(tags::ROLE.into(), role.name().into());
@@ -124,11 +159,12 @@ impl Build<'_> {
         let tried = self.record.tried.get(role.name());
         let first = tried.and_then(|tried| machine.subnets.iter().position(|subnet| subnet.id == tried.subnet));
         let deadline = tried.map_or_else(|| self.deadline(), |tried| tried.deadline);
+        let attempt = tried.map_or(0, |tried| tried.attempt);
         let user_data = self.user_data(deadline)?;
         let until = jiff::Timestamp::from_second(deadline).map(|time| time.to_string()).unwrap_or_default();
         tags.insert(tags::UNTIL.into(), until);
         for subnet in machine.subnets.iter().skip(first.unwrap_or(0)) {
-            self.record.tried.insert(role.name().to_owned(), Tried { subnet: subnet.id.clone(), deadline });
+            self.record.tried.insert(role.name().to_owned(), Tried { subnet: subnet.id.clone(), deadline, attempt });
             self.folder.keep(self.record)?;
             self.talk.step(format!("Launch a {} in {}", machine.kind, subnet.zone));
             let launch = Launch {
@@ -136,16 +172,20 @@ impl Build<'_> {
                 key: key.to_owned(),
                 group: group.to_owned(),
                 user_data: user_data.clone().into_bytes(),
-                token: format!("{run}-{}-{}", role.name(), subnet.id),
+                token: token(run, role, subnet, attempt),
                 tags: tags.clone(),
                 ..preflight::launch(self.args, self.plan, self.ready, &machine, subnet)
             };
             match settled(async || self.aws.launch(&launch, false).await).await {
                 Ok(launched) => {
                     let instance = launched.into_iter().next().unwrap_or_default();
+                    if role == Role::Gate && has_ended(&instance) {
+                        return Ok(None);
+                    }
                     self.maker().made(Kind::Instance, &instance.id)?;
-                    return Ok(instance);
+                    return Ok(Some(instance));
                 }
+                Err(error) if role == Role::Gate && error.is_used_up() => return Ok(None),
                 Err(error) if error.is_capacity() => {
                     self.talk.note(format!("{} has no room: {error}", subnet.zone));
                     full.push(subnet.zone.clone());
@@ -242,6 +282,16 @@ impl Build<'_> {
         self.folder.note_login(&guest.for_people())?;
         Ok(guest)
     }
+}
+
+/// At most 64 characters, as EC2 wants them.
+fn token(run: &str, role: Role, subnet: &Subnet, attempt: u32) -> String {
+    let first = format!("{run}-{}-{}", role.name(), subnet.id);
+    if attempt == 0 { first } else { format!("{first}-{attempt}") }
+}
+
+fn has_ended(instance: &Instance) -> bool {
+    ["terminated", "shutting-down"].contains(&instance.state.as_str())
 }
 
 /// The AWS CLI's tunnel (AWS Systems Manager User Guide, "Allow and control permissions for SSH connections").

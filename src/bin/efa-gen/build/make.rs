@@ -89,6 +89,15 @@ impl Maker<'_> {
         Ok(group)
     }
 
+    /// Lets these addresses reach port 22 of machines that are there already.
+    pub async fn admit(&self, vpc: &str, ssh_cidrs: &[String]) -> Result<()> {
+        if ssh_cidrs.is_empty() {
+            return Ok(());
+        }
+        let group = self.group_by_name(&name(&self.folder.run), vpc).await?;
+        Ok(self.aws.allow_ssh(&group, ssh_cidrs).await?)
+    }
+
     async fn group_by_name(&self, name: &str, vpc: &str) -> Result<String> {
         let found = settled(async || {
             let groups = self.aws.groups(&[("group-name", name), ("vpc-id", vpc)]).await?;

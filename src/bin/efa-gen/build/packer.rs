@@ -31,12 +31,12 @@ const USER_DATA: &str = "builder-user-data";
 pub fn refusals(args: &BuildArgs) -> Vec<Problem> {
     let mut found = Vec::new();
     match args.on_error {
-        OnError::Cleanup => {}
-        OnError::Keep => found.push(Problem::usage(
+        None | Some(OnError::Cleanup) => {}
+        Some(OnError::Keep) => found.push(Problem::usage(
             "--on-error keep does not go with --driver packer",
             "Packer alone has the builder's login key, and takes it along when it ends; a native build keeps both",
         )),
-        OnError::Ask => found.push(Problem::usage(
+        Some(OnError::Ask) => found.push(Problem::usage(
             "--on-error ask does not go with --driver packer",
             "Packer would ask for itself, and its output goes through efa-gen; a native build asks",
         )),

@@ -29,7 +29,7 @@ const LOCK: &str = "lock";
 pub struct Record {
     pub run: String,
     pub distribution: String,
-    /// The flags as they were given.
+    /// The flags as they were given; `--ssh-cidr` as it was given last.
     pub args: BuildArgs,
     pub account: String,
     pub region: String,
@@ -39,7 +39,6 @@ pub struct Record {
     pub base: String,
     /// Name of the image to be.
     pub name: String,
-    pub ssh_cidrs: Vec<String>,
     /// By role: how its machine was launched last.
     pub tried: BTreeMap<String, Tried>,
 }
@@ -57,6 +56,9 @@ pub struct Tried {
     pub subnet: String,
     /// Seconds since 1970 at which the machine ends itself.
     pub deadline: i64,
+    /// How many machines of this role have ended before it.
+    #[serde(default)]
+    pub attempt: u32,
 }
 
 /// The folder of one run.

@@ -18,6 +18,15 @@ pub struct AccountArgs {
     pub profile: Option<String>,
 }
 
+/// Flags that a run keeps as it began with them. Named one by one, so that the refusal names the one that was given.
+#[rustfmt::skip]
+const KEPT: [&str; 37] = [
+    "distro", "plan", "force", "driver", "stack", "stack_file", "mirror", "instance_type", "efa", "no_gpu", "sha256",
+    "extra_script", "test", "region", "profile", "builder_type", "spot", "source_ami", "subnet", "root_gib", "kms_key",
+    "no_encrypt", "deadline", "tag", "host_key", "private", "session_manager", "instance_profile", "name", "gate", "copy_to",
+    "copy_kms_key", "share", "deprecate_at", "protect", "ssm_parameter", "manifest",
+];
+
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 pub struct BuildArgs {
     /// Distribution (repeatable: built side by side), or `all`
@@ -34,17 +43,18 @@ pub struct BuildArgs {
     #[command(flatten)]
     pub publish: PublishArgs,
     /// Stop after the preflight: what would be called, how long it takes and what it costs
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long)]
     pub plan: bool,
     /// Build even if an image of the same plan and base AMI is there
     #[arg(long)]
     pub force: bool,
-    /// Go on with a run that ended early, at whatever point; its own flags are used again
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["distro", "force"])]
+    /// Go on with a run that ended early, at whatever point; its own flags are used again, but --on-error and --ssh-cidr can be
+    /// given anew
+    #[arg(long, value_name = "RUN", conflicts_with_all = KEPT)]
     pub resume: Option<String>,
-    /// What to do with the builder when the build fails
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnError::Cleanup)]
-    pub on_error: OnError,
+    /// What to do with the builder when the build fails [default: cleanup]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub on_error: Option<OnError>,
     /// Who drives the build: efa-gen itself, or your Packer with the rendered template
     #[arg(long, value_enum, value_name = "WHO", default_value_t = Driver::Native)]
     pub driver: Driver,

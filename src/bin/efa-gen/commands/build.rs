@@ -86,7 +86,10 @@ async fn one(order: &Order, talk: &Talk, mut stop: watch::Receiver<u32>) -> Resu
         Prepared::Build(ready) => *ready,
     };
     let (folder, mut record) = match &order.resumed {
-        Some(Resumed { folder, record, .. }) => (folder.clone(), record.clone()),
+        Some(Resumed { folder, record, .. }) => {
+            folder.keep(record)?;
+            (folder.clone(), record.clone())
+        }
         None => new_run(order, &ready)?,
     };
     let _new = if order.resumed.is_none() { Some(folder.lock()?) } else { None };
@@ -149,7 +152,6 @@ async fn preflight(aws: &Aws, order: &Order, talk: &Talk) -> Result<Ready> {
         // What the first preflight chose stays chosen.
         args.builder.source_ami = Some(record.base.clone());
         args.publish.name = Some(record.name.clone());
-        args.reach.ssh_cidr.clone_from(&record.ssh_cidrs);
     }
     let run = order.resumed.as_ref().map(|run| run.folder.run.as_str());
     let mut preflight = Preflight::new(aws, &order.catalog, &order.plan, &args, run)?;

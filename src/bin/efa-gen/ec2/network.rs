@@ -80,15 +80,18 @@ impl Aws {
 
     /// Lets these addresses reach port 22. That it is so already is no error.
     pub async fn allow_ssh(&self, group: &str, cidrs: &[String]) -> Answer<()> {
-        let mut rule = sdk::IpPermission::builder().ip_protocol("tcp").from_port(22).to_port(22);
+        // One call each: where one of them is allowed already, EC2 refuses the whole call.
         for cidr in cidrs {
-            rule = match cidr.contains(':') {
+            let rule = sdk::IpPermission::builder().ip_protocol("tcp").from_port(22).to_port(22);
+            let rule = match cidr.contains(':') {
                 true => rule.ipv6_ranges(sdk::Ipv6Range::builder().cidr_ipv6(cidr).build()),
                 false => rule.ip_ranges(sdk::IpRange::builder().cidr_ip(cidr).build()),
             };
+            let call = self.ec2.authorize_security_group_ingress().group_id(group).ip_permissions(rule.build());
+            let answer = call.send().await.map(drop);
+            unless_duplicate(answer.map_err(|error| failed("AuthorizeSecurityGroupIngress", &error)))?;
         }
-        let call = self.ec2.authorize_security_group_ingress().group_id(group).ip_permissions(rule.build());
-        unless_duplicate(call.send().await.map(drop).map_err(|error| failed("AuthorizeSecurityGroupIngress", &error)))
+        Ok(())
     }
 
     /// Guide step 1: all traffic between the group's own members, both ways, which EFA needs.

@@ -33,6 +33,11 @@ impl ApiError {
         self.code.ends_with(".Duplicate")
     }
 
+    /// Whether the token of a launch belongs to an instance that has ended.
+    pub fn is_used_up(&self) -> bool {
+        self.code == "IdempotentInstanceTerminated"
+    }
+
     /// Whether the call would have succeeded, had it not been a dry run.
     pub fn is_dry_run(&self) -> bool {
         self.code == "DryRunOperation"
@@ -101,7 +106,7 @@ impl From<ApiError> for Error {
 }
 
 /// Codes of EC2's list of error codes, STS's and SSM's, and what to do.
-const HINTS: [(&[&str], &str); 19] = [
+const HINTS: [(&[&str], &str); 20] = [
     (
         &["NoCredentials"],
         "log in first: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws sso login`",
@@ -132,6 +137,10 @@ const HINTS: [(&[&str], &str); 19] = [
     (
         &["VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded"],
         "the account's quota is used up: sweep what dead runs left (`efa-gen sweep`), or ask for more under Service Quotas",
+    ),
+    (
+        &["IdempotentInstanceTerminated"],
+        "the run's machine has ended, and what was installed on it is lost: build again",
     ),
     (&["Unsupported"], "this zone does not have the type: leave out --subnet, or choose another --builder-type"),
     (

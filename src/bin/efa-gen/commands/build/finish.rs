@@ -23,10 +23,11 @@ pub async fn finish(
     mut stop: watch::Receiver<u32>,
     built: Result<Built>,
 ) -> Result<Built> {
+    let on_error = args.on_error.unwrap_or(OnError::Cleanup);
     let asked = match &built {
-        Err(error) if args.on_error != OnError::Ask || error.class() != Class::Interrupted => {
+        Err(error) if on_error != OnError::Ask || error.class() != Class::Interrupted => {
             tokio::select! {
-                keep = keeps(args.on_error) => keep,
+                keep = keeps(on_error) => keep,
                 _ = stop.changed() => false,
             }
         }

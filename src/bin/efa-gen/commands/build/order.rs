@@ -10,7 +10,7 @@ use efa_gen::plan::{self, Plan, Request};
 
 use crate::build::preflight::Ready;
 use crate::build::run::{self, Folder, Record};
-use crate::cli::cloud::BuildArgs;
+use crate::cli::cloud::{BuildArgs, Driver, OnError};
 use crate::commands::{recipe, render};
 
 /// One distribution of the command line.
@@ -37,11 +37,12 @@ pub fn orders(args: &BuildArgs) -> Result<Vec<Order>> {
         let (folder, _) = Folder::open(name)?;
         let lock = Arc::new(folder.lock()?);
         // Read again: whoever had the lock may just have ended the run.
-        let (folder, record) = Folder::open(name)?;
+        let (folder, mut record) = Folder::open(name)?;
+        move_to(&mut record, &args.reach.ssh_cidr)?;
         let given = BuildArgs {
             resume: Some(name.clone()),
             output: args.output,
-            on_error: args.on_error,
+            on_error: args.on_error.or(record.args.on_error),
             ..record.args.clone()
         };
         let distribution = record.distribution.clone();
@@ -53,12 +54,32 @@ pub fn orders(args: &BuildArgs) -> Result<Vec<Order>> {
         ("--name", args.publish.name.is_some()),
         ("--ssm-parameter", args.publish.ssm_parameter.is_some()),
         ("--source-ami", args.builder.source_ami.is_some()),
+        // One question would hide the other, and the answer be anyone's.
+        ("--on-error ask", args.on_error == Some(OnError::Ask)),
     ];
     if let (Some((flag, _)), true) = (single.into_iter().find(|(_, given)| *given), ids.len() > 1) {
         return Err(Error::new(Class::Usage, format!("{flag} is for one image, and {} are asked for", ids.len()))
             .hint("build that one by itself"));
     }
     ids.iter().map(|id| order(args, id, None)).collect()
+}
+
+/// Lets the run be reached from elsewhere: the caller's address may have changed.
+fn move_to(record: &mut Record, ssh_cidrs: &[String]) -> Result<()> {
+    if ssh_cidrs.is_empty() {
+        return Ok(());
+    }
+    let unused = match record.args.driver {
+        Driver::Packer => Some("Packer's machine is gone"),
+        Driver::Native if record.args.reach.session_manager => Some("it is reached through Session Manager"),
+        Driver::Native => None,
+    };
+    if let Some(why) = unused {
+        let message = format!("--ssh-cidr is of no use to run {}: {why}", record.run);
+        return Err(Error::new(Class::Usage, message).hint("leave it out"));
+    }
+    record.args.reach.ssh_cidr = ssh_cidrs.to_vec();
+    Ok(())
 }
 
 fn order(args: &BuildArgs, distribution: &str, resumed: Option<Resumed>) -> Result<Order> {
@@ -90,7 +111,6 @@ pub fn new_run(order: &Order, ready: &Ready) -> Result<(Folder, Record)> {
         plan: order.plan.digest(),
         base: ready.base.id.clone(),
         name: ready.name.clone(),
-        ssh_cidrs: ready.ssh_cidrs.clone(),
         tried: std::collections::BTreeMap::new(),
     };
     folder.keep(&record)?;

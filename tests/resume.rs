@@ -1,0 +1,214 @@
+//! What `efa-gen build --resume` takes anew, and what it refuses; and a machine that has ended meanwhile. Against a stub of
+//! AWS whose machines never tell their host keys, so that every build ends there.
+#![cfg(feature = "ec2")]
+
+mod support;
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+use support::account::{Account, Entry};
+use support::aws::{Answer, Params, done, refuse};
+use support::builds::{IMAGE, Stage, assert_ran};
+use support::{command, stderr, stdout};
+
+/// Launches `i-1`, `i-2`, ... and answers a token that it knows with `again`; the console is closed.
+fn machines(again: impl Fn() -> Answer + Send + Sync + 'static) -> Stage {
+    let launched = AtomicUsize::new(0);
+    let tokens = std::sync::Mutex::new(Vec::new());
+    Stage::new(move |account, action, params| {
+        let body = match action {
+            _ if params.get("DryRun").is_some_and(|dry| dry == "true") => return None,
+            "ImportKeyPair" | "AuthorizeSecurityGroupIngress" | "AuthorizeSecurityGroupEgress" => {
+                "<return>true</return>"
+            }
+            "CreateSecurityGroup" => "<groupId>sg-1</groupId>",
+            "DescribeSecurityGroups" if params["Filter.1.Name"] == "group-name" => {
+                "<securityGroupInfo><item><groupId>sg-1</groupId></item></securityGroupInfo>"
+            }
+            "GetConsoleOutput" => return Some(refuse("UnauthorizedOperation", "No.")),
+            "RunInstances" => {
+                let token = params["ClientToken"].clone();
+                let mut tokens = tokens.lock().expect("the tokens");
+                if tokens.contains(&token) {
+                    return Some(again());
+                }
+                tokens.push(token);
+                let id = format!("i-{}", launched.fetch_add(1, Ordering::SeqCst) + 1);
+                account.0.lock().expect("the account").push(instance(&id, params));
+                return Some(done(action, &answered(&id, "pending")));
+            }
+            _ => return None,
+        };
+        Some(done(action, body))
+    })
+}
+
+fn answered(id: &str, state: &str) -> String {
+    let state = format!("<instanceState><name>{state}</name></instanceState>");
+    format!("<instancesSet><item><instanceId>{id}</instanceId>{state}</item></instancesSet>")
+}
+
+fn instance(id: &str, params: &Params) -> Entry {
+    let tags = (1_u32..).map_while(|n| {
+        let tag = |end: &str| params.get(&format!("TagSpecification.1.Tag.{n}.{end}")).cloned();
+        Some((tag("Key")?, tag("Value")?))
+    });
+    Entry { tags: tags.collect(), ..Entry::new(id, "", "2025-01-01T00:00:00.000Z") }
+}
+
+fn empty(account: &Account) {
+    account.0.lock().expect("the account").clear();
+}
+
+fn run_of(stage: &Stage, id: &str) -> String {
+    stage.account.tags(id)["efa-gen:run"].clone()
+}
+
+fn end(stage: &Stage, id: &str) {
+    let mut entries = stage.account.0.lock().expect("the account");
+    entries.iter_mut().find(|entry| entry.id == id).expect("it is there").state = "terminated".into();
+}
+
+fn tokens(stage: &Stage) -> Vec<String> {
+    let real = |call: &Params| call.get("DryRun").is_none_or(|dry| dry != "true");
+    stage.stub.calls("RunInstances").into_iter().filter(real).map(|call| call["ClientToken"].clone()).collect()
+}
+
+#[test]
+fn a_flag_that_a_resumed_run_does_not_use_is_refused_by_name() {
+    let help = stdout(&command(&["build", "--help"]).output().expect("it starts"));
+    let used = ["--resume", "--ssh-cidr", "--on-error", "--output", "--help", "--version"];
+    let mut refused = 0;
+    for line in help.lines().filter_map(|line| line.strip_prefix("      ")).filter(|line| line.starts_with("--")) {
+        let (flag, value) = line.split_once(' ').unwrap_or((line, ""));
+        if used.contains(&flag) {
+            continue;
+        }
+        let mut command = command(&["build", "--resume", "20260101-000000-abcd", flag]);
+        if value.starts_with('<') {
+            command.arg(match flag {
+                "--root-gib" | "--deadline" => "100",
+                "--host-key" => "console",
+                "--driver" => "native",
+                _ => "x",
+            });
+        }
+        let output = command.output().expect("it starts");
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{flag}: {said}");
+        assert!(said.contains("--resume <RUN>' cannot be used with '") && said.contains(flag), "{flag}: {said}");
+        refused += 1;
+    }
+    assert!(refused > 30, "{refused}: {help}");
+}
+
+#[test]
+fn a_resumed_run_is_reached_from_another_address() {
+    let stage = machines(|| unreachable!("a builder is launched once"));
+    empty(&stage.account);
+    let allowed = || -> Vec<String> {
+        let calls = stage.stub.calls("AuthorizeSecurityGroupIngress");
+        calls.iter().map(|call| call["IpPermissions.1.IpRanges.1.CidrIp"].clone()).collect()
+    };
+    assert_ran(&stage.build(&["--on-error", "keep"]), 10, &["GetConsoleOutput", "everything is kept"]);
+    assert_eq!(allowed(), ["203.0.113.7/32"]);
+    let run = run_of(&stage, "i-1");
+    let resume = |more: &[&str]| stage.run(&[&["build", "--resume", &run], more].concat());
+    // --on-error is the run's, too.
+    let two = ["--ssh-cidr", "198.51.100.9/32", "--ssh-cidr", "198.51.100.10/32"];
+    assert_ran(&resume(&two), 10, &["GetConsoleOutput", "everything is kept"]);
+    assert_eq!(allowed()[1..], ["198.51.100.9/32", "198.51.100.10/32"]);
+    assert_ran(&resume(&[]), 10, &["everything is kept"]);
+    assert_eq!(allowed()[3..], ["198.51.100.9/32", "198.51.100.10/32"]);
+    for (cidr, why) in [("0.0.0.0/0", "the whole Internet"), ("198.51.100.9", "there is no `/`")] {
+        assert_ran(&resume(&["--ssh-cidr", cidr]), 2, &[why]);
+    }
+    assert_eq!((tokens(&stage).len(), allowed().len()), (1, 5));
+    assert_ran(&resume(&["--on-error", "cleanup"]), 10, &["removed instance i-1"]);
+}
+
+#[test]
+fn an_address_that_a_resumed_run_has_no_use_for_is_refused() {
+    let stage = machines(|| unreachable!("a builder is launched once"));
+    empty(&stage.account);
+    assert_ran(&stage.build(&["--on-error", "keep"]), 10, &["everything is kept"]);
+    let run = run_of(&stage, "i-1");
+    let path = stage.folder.path().join(".local/state/efa-gen/runs").join(&run).join("run.json");
+    let kept: Value = serde_json::from_slice(&fs::read(&path).expect("the record")).expect("JSON");
+    let change = |change: &dyn Fn(&mut Value)| {
+        let mut record = kept.clone();
+        change(&mut record);
+        fs::write(&path, record.to_string()).expect("a file");
+        stage.run(&["build", "--resume", &run, "--ssh-cidr", "198.51.100.9/32"])
+    };
+    let ran = change(&|record| record["args"]["reach"]["session_manager"] = true.into());
+    assert_ran(&ran, 2, &["--ssh-cidr is of no use", "Session Manager", "hint: leave it out"]);
+    let ran = change(&|record| record["args"]["driver"] = "Packer".into());
+    assert_ran(&ran, 2, &["--ssh-cidr is of no use", "Packer's machine is gone"]);
+}
+
+#[test]
+fn a_gate_that_has_ended_is_launched_again() {
+    // Both are what EC2 may answer to a token whose instance has ended.
+    let answers: [fn() -> Answer; 2] = [
+        || refuse("IdempotentInstanceTerminated", "The instance was terminated."),
+        || done("RunInstances", &answered("i-1", "terminated")),
+    ];
+    for again in answers {
+        let stage = machines(again);
+        assert_ran(&stage.build(&["--gate", "c5.4xlarge", "--on-error", "keep"]), 10, &["GetConsoleOutput"]);
+        let run = run_of(&stage, IMAGE);
+        assert_eq!(run_of(&stage, "i-1"), run);
+        // As long as it is there, it is the one.
+        assert_ran(&stage.run(&["build", "--resume", &run]), 10, &["GetConsoleOutput"]);
+        assert_eq!(tokens(&stage).len(), 1);
+        end(&stage, "i-1");
+        let ran = stage.run(&["build", "--resume", &run]);
+        assert_ran(&ran, 10, &["the machine that was to test the image has ended", "GetConsoleOutput"]);
+        let asked = tokens(&stage);
+        assert_eq!((asked.len(), &asked[1]), (3, &asked[0]), "{asked:?}");
+        assert!(asked[2] != asked[0] && asked.iter().all(|token| token.len() <= 64), "{asked:?}");
+        assert_eq!(stage.account.tags("i-2")["efa-gen:role"], "gate");
+        // And found again.
+        assert_ran(&stage.run(&["build", "--resume", &run]), 10, &["GetConsoleOutput"]);
+        assert_eq!(tokens(&stage).len(), 3);
+    }
+}
+
+#[test]
+fn a_gate_that_reached_its_deadline_is_not_asked_for_again() {
+    let stage = machines(|| unreachable!("its token is as old as it is"));
+    assert_ran(&stage.build(&["--gate", "c5.4xlarge", "--on-error", "keep"]), 10, &["GetConsoleOutput"]);
+    let run = run_of(&stage, IMAGE);
+    // EC2 forgets an instance an hour after its end.
+    stage.account.0.lock().expect("the account").retain(|entry| entry.id != "i-1");
+    let path = stage.folder.path().join(".local/state/efa-gen/runs").join(&run).join("run.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&path).expect("the record")).expect("JSON");
+    record["tried"]["gate"]["deadline"] = 1.into();
+    fs::write(&path, record.to_string()).expect("a file");
+    assert_ran(&stage.run(&["build", "--resume", &run]), 10, &["GetConsoleOutput"]);
+    assert_eq!(tokens(&stage).len(), 2);
+    let until = stage.account.tags("i-2")["efa-gen:until"].clone();
+    assert!(!until.starts_with("1970"), "{until}");
+}
+
+#[test]
+fn a_builder_that_has_ended_is_an_error() {
+    let stage = machines(|| unreachable!("it is not asked for again"));
+    empty(&stage.account);
+    assert_ran(&stage.build(&["--on-error", "keep"]), 10, &["everything is kept"]);
+    let run = run_of(&stage, "i-1");
+    end(&stage, "i-1");
+    assert_ran(&stage.run(&["build", "--resume", &run]), 10, &["builder i-1 is terminated", "build again"]);
+    assert_eq!(tokens(&stage).len(), 1);
+}
+
+#[test]
+fn one_question_for_many_builds_is_refused() {
+    let stage = Stage::good();
+    let ran = stage.run(&["build", "--distro", "debian12", "--distro", "ubuntu24", "--on-error", "ask"]);
+    assert_ran(&ran, 2, &["--on-error ask is for one image, and 2 are asked for", "hint: build that one by itself"]);
+    assert!(stage.stub.actions().is_empty(), "{:?}", stage.stub.actions());
+}
