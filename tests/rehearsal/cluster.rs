@@ -46,7 +46,7 @@ impl Account {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn nodes_reach_each_other_and_leave_nothing() {
-    let account = Account::in_region("us-east-1");
+    let account = Account::new();
     let before = account.things();
     // The base image has no EFA: the check says so of each node, and the cluster stays.
     let said = ran(&mut account.launch(&[], &["--name", "pair", "--nodes", "2"])).failed(7, &["libfabric finds 0 EFA"]);
@@ -89,7 +89,7 @@ fn refused(account: &Account, options: &[&str], more: &[&str], code: i32, words:
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn bad_launches_are_refused_before_anything_is_made() {
-    let account = Account::in_region("us-west-2");
+    let account = Account::new();
     account.bare_image();
     let before = account.things();
     for (more, code, words) in [
@@ -129,7 +129,7 @@ fn bad_launches_are_refused_before_anything_is_made() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn fewer_nodes_than_asked_for_are_none_unless_they_are_enough() {
-    let account = Account::in_region("eu-west-3");
+    let account = Account::new();
     account.bare_image();
     let before = account.things();
     let kind = format!("type={KIND}");

@@ -13,6 +13,7 @@ mod build_ways;
 mod cloud_clusters;
 mod cloud_itself;
 mod cluster;
+mod cluster_cuts;
 mod cuts;
 mod faults;
 mod image;

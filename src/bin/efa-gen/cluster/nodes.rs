@@ -178,8 +178,7 @@ impl Run<'_> {
         let none = || Error::new(Class::Cloud, format!("node {} has no network interface", leader.id));
         let interface = leader.interface.clone().ok_or_else(none)?;
         self.talk.step("Give the leader an elastic address");
-        let address = self.aws.allocate_address(&self.node_tags(), false).await?;
-        self.maker().made(Kind::Address, &address)?;
+        let address = self.one_address().await?;
         settled(async || self.aws.associate_address(&address, &interface).await).await?;
         let end = Moment::now() + UP;
         loop {
@@ -193,5 +192,18 @@ impl Run<'_> {
             }
             sleep(BETWEEN_LOOKS).await;
         }
+    }
+
+    /// AllocateAddress has no token: an answer that was lost has left an address, which is given back.
+    async fn one_address(&self) -> Result<String> {
+        let address = self.aws.allocate_address(&self.node_tags(), false).await?;
+        self.maker().made(Kind::Address, &address)?;
+        let filter = format!("tag:{}", tags::RUN);
+        for other in self.aws.addresses(&[(&filter, &self.record.run)]).await? {
+            if other.id != address {
+                self.aws.remove(&other).await?;
+            }
+        }
+        Ok(address)
     }
 }

@@ -64,6 +64,7 @@ impl ApiError {
                 | "InvalidGroup.InUse"
                 | "InvalidSnapshot.InUse"
                 | "InvalidPlacementGroup.InUse"
+                | "InvalidIPAddress.InUse"
                 | "VolumeInUse"
                 | "IncorrectState"
         )
@@ -132,7 +133,7 @@ const HINTS: [(&[&str], &str); 20] = [
     ),
     (
         &["InsufficientInstanceCapacity"],
-        "AWS has none of this type to give just now: try again later, another --builder-type, or leave out --subnet so that every zone is tried",
+        "AWS has none of this type to give just now: try again later, another type, or leave out --subnet so that every zone is tried",
     ),
     (
         &["VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded"],
@@ -142,13 +143,20 @@ const HINTS: [(&[&str], &str); 20] = [
         &["IdempotentInstanceTerminated"],
         "the run's machine has ended, and what was installed on it is lost: build again",
     ),
-    (&["Unsupported"], "this zone does not have the type: leave out --subnet, or choose another --builder-type"),
+    (&["Unsupported"], "this zone does not have the type: leave out --subnet, or choose another type"),
     (
         &["InvalidKeyPair.Duplicate", "InvalidGroup.Duplicate", "InvalidAMIName.Duplicate"],
         "something of this name is there already: `efa-gen sweep` lists what dead runs left",
     ),
     (
-        &["KeyPairLimitExceeded", "SecurityGroupLimitExceeded", "ResourceLimitExceeded", "TagLimitExceeded"],
+        &[
+            "AddressLimitExceeded",
+            "KeyPairLimitExceeded",
+            "PlacementGroupLimitExceeded",
+            "ResourceLimitExceeded",
+            "SecurityGroupLimitExceeded",
+            "TagLimitExceeded",
+        ],
         "a limit of the account is reached: `efa-gen sweep` finds what dead runs left",
     ),
     (&["VPCIdNotSpecified", "DefaultVpcDoesNotExist"], "the region has no default VPC: give --subnet"),

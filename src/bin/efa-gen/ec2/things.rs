@@ -8,8 +8,8 @@ use super::{Answer, Aws, failed, sdk_filters, tags, text, time};
 
 impl Aws {
     /// Everything that matches these filters (`tag:...`, `tag-key`), in the order in which it is to be undone.
-    pub async fn things(&self, filters: &[(&str, &str)]) -> Answer<Vec<Thing>> {
-        let filters = || sdk_filters(filters);
+    pub async fn things(&self, filters_given: &[(&str, &str)]) -> Answer<Vec<Thing>> {
+        let filters = || sdk_filters(filters_given);
         let mut things = Vec::new();
         let mut add = |kind, id: Option<String>, name: &str, state: &str, created: &str, tags: Tags| {
             things.push(Thing {
@@ -47,9 +47,8 @@ impl Aws {
             let state = found.state.as_ref().map_or("", |state| state.as_str());
             add(Kind::Volume, found.volume_id, "", state, &time(found.create_time), tags(found.tags));
         }
-        let found = self.ec2.describe_addresses().set_filters(filters()).send().await;
-        for found in found.map_err(|error| failed("DescribeAddresses", &error))?.addresses.unwrap_or_default() {
-            add(Kind::Address, found.allocation_id, &text(found.public_ip), "", "", tags(found.tags));
+        for found in self.addresses(filters_given).await? {
+            add(Kind::Address, Some(found.id), &found.name, "", "", found.tags);
         }
         let found = self.ec2.describe_key_pairs().set_filters(filters()).send().await;
         for found in found.map_err(|error| failed("DescribeKeyPairs", &error))?.key_pairs.unwrap_or_default() {
@@ -76,6 +75,22 @@ impl Aws {
         }
         things.sort_by_key(|thing| thing.kind);
         Ok(things)
+    }
+
+    /// Elastic addresses.
+    pub async fn addresses(&self, filters: &[(&str, &str)]) -> Answer<Vec<Thing>> {
+        let found = self.ec2.describe_addresses().set_filters(sdk_filters(filters)).send().await;
+        let found = found.map_err(|error| failed("DescribeAddresses", &error))?.addresses.unwrap_or_default();
+        let thing = |found: aws_sdk_ec2::types::Address| Thing {
+            region: self.region.clone(),
+            kind: Kind::Address,
+            id: text(found.allocation_id),
+            name: text(found.public_ip),
+            state: String::new(),
+            created: String::new(),
+            tags: tags(found.tags),
+        };
+        Ok(found.into_iter().map(thing).collect())
     }
 
     /// Removes one thing; says whether it was there, for that it is gone already is no error. Instances are not waited
