@@ -143,3 +143,60 @@ fn fewer_nodes_than_asked_for_are_none_unless_they_are_enough() {
     steer("room", &[&format!("place={}", account.region), &kind, "count=any"]);
     assert_same(&before, &account.things());
 }
+
+/// The cloud checks a launch's interfaces by AWS's own data of the type, in a dry run as well.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn every_types_interfaces_are_accepted() {
+    let account = Account::in_region("us-east-1");
+    let mut accepted = Vec::new();
+    for kind in [
+        "p3dn.24xlarge",
+        "p4d.24xlarge",
+        "p4de.24xlarge",
+        "p5.4xlarge",
+        "p5.48xlarge",
+        "p5e.48xlarge",
+        "p5en.48xlarge",
+        "p6-b200.48xlarge",
+        "p6-b300.48xlarge",
+        "g4dn.8xlarge",
+        "g5.48xlarge",
+        "g6e.48xlarge",
+        "c5n.18xlarge",
+        "c6in.32xlarge",
+        "trn1.32xlarge",
+    ] {
+        let said = ran(&mut account.launch(&[], &["--nodes", "2", "--type", kind, "--plan"]));
+        if said.text.contains("does not offer") || said.text.contains("no zone of us-east-1") {
+            continue;
+        }
+        assert!(said.good().contains("card  0 device 0"), "{kind}");
+        accepted.push(kind);
+    }
+    for kind in ["p3dn.24xlarge", "p4d.24xlarge", "p5.48xlarge", "c6in.32xlarge"] {
+        assert!(accepted.contains(&kind), "{accepted:?}");
+    }
+    eprintln!("{accepted:?}");
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn an_image_of_the_accounts_own_is_found_by_its_distribution() {
+    let account = Account::new();
+    let words =
+        |region| ["launch", "--distro", "debian12", "--nodes", "2", "--type", KIND, "--region", region, "--plan"];
+    let plan = |more: &[&str]| {
+        let mut line = words(account.region).to_vec();
+        line.extend(["--ssh-cidr", "10.78.0.1/32"]);
+        line.extend(more);
+        ran(&mut account.through(&[], &line))
+    };
+    plan(&[]).failed(4, &["no image of debian12", "efa-gen build --distro debian12", "--install"]);
+    let image = steer("light-image", &[&format!("region={}", account.region)]);
+    assert!(plan(&[]).good().contains(image.trim()));
+    // An image that failed its gate is nobody's.
+    let failed = json!({"Resources": [image.trim()], "Tags": [{"Key": "efa-gen:verdict", "Value": "failed"}]});
+    account.call("create_tags", &failed);
+    plan(&["--ami", image.trim()]).failed(4, &["did not pass its gate"]);
+}

@@ -42,7 +42,9 @@ pub struct Run<'a> {
     pub talk: &'a Talk,
     /// What is installed at the first boot.
     pub plan: Option<&'a Plan>,
-    /// Name of the login key pair.
+    /// Tells this launch from others of the same run.
+    pub call: String,
+    /// Name of the login key pair, once it is made.
     pub key: String,
 }
 
@@ -60,7 +62,7 @@ impl Run<'_> {
         let args = &self.record.args;
         let (least, most) = (args.at_least.unwrap_or(args.nodes), args.nodes);
         let user_data = self.user_data(&pair.public)?;
-        let launched = self.launch((least, most), "node", &user_data).await?;
+        let launched = self.launch((least, most), &user_data).await?;
         let up = self.ready(&launched, least as usize).await?;
         self.together(&up, &up, &pair.private).await
     }
@@ -72,8 +74,7 @@ impl Run<'_> {
         self.key = name(&self.record.run);
         let private = trust::fetch(leader).await?;
         let user_data = self.user_data(&ssh::public_of(private.as_bytes())?)?;
-        let call = format!("grow{}", there.len());
-        let launched = self.launch((more, more), &call, &user_data).await?;
+        let launched = self.launch((more, more), &user_data).await?;
         let up = self.ready(&launched, more as usize).await?;
         let all: Vec<Instance> = there.iter().chain(&up).cloned().collect();
         self.together(&all, &up, &private).await

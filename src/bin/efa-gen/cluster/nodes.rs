@@ -34,7 +34,7 @@ const CALLS: usize = 16;
 impl Run<'_> {
     /// Launches all nodes in one call, in the first zone that has room for them: all or none, unless fewer are enough. The
     /// token is the run's, the zone's and this call's: asked twice, EC2 answers with the nodes that are there.
-    pub async fn launch(&mut self, count: (u32, u32), call: &str, user_data: &[u8]) -> Result<Vec<Instance>> {
+    pub async fn launch(&mut self, count: (u32, u32), user_data: &[u8]) -> Result<Vec<Instance>> {
         let mut full = Vec::new();
         let ready = self.ready;
         let chosen = self.record.subnet.clone();
@@ -47,7 +47,7 @@ impl Run<'_> {
                 group: self.record.group.clone().unwrap_or_default(),
                 placement_group: self.record.placement_group.clone(),
                 user_data: user_data.to_vec(),
-                token: format!("{}-{call}-{}", self.record.run, subnet.id),
+                token: format!("{}-{}-{}", self.record.run, self.call, subnet.id),
                 tags: self.node_tags(),
                 ..preflight::launch(&self.record.args, ready, subnet)
             };
@@ -99,6 +99,12 @@ impl Run<'_> {
                 Err(error) => lost.push((node.id.clone(), error.to_string())),
                 Ok(()) => {}
             }
+        }
+        if let (Way::ThroughLeader, Some((id, why))) =
+            (self.record.way, lost.iter().find(|(id, _)| up.first().is_some_and(|leader| leader.id == *id)))
+        {
+            let message = format!("the leader {id} does not let us in, and the others are reached through it");
+            return Err(Error::new(Class::Cloud, message).because(why.clone()).hint("launch again"));
         }
         up.retain(|node| !lost.iter().any(|(id, _)| *id == node.id));
         self.enough(up.len(), least, &lost)?;

@@ -5,6 +5,7 @@ use efa_gen::cluster::nic::Nic;
 use efa_gen::error::{Class, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::preflight::Ready;
 use crate::build::run::{CLUSTER, Folder};
 use crate::cli::cluster::LaunchArgs;
 
@@ -52,6 +53,29 @@ pub struct Record {
 }
 
 impl Record {
+    /// Of a cluster that is to be launched. `deadline` is when its nodes end themselves, seconds since 1970.
+    pub fn new(args: &LaunchArgs, ready: &Ready, run: &str, deadline: i64) -> Self {
+        Record {
+            run: run.to_owned(),
+            name: ready.name.clone(),
+            account: ready.identity.account.clone(),
+            region: ready.region.clone(),
+            args: args.clone(),
+            image: ready.image.id.clone(),
+            kind: ready.machine.kind.clone(),
+            user: ready.user.clone(),
+            tty: ready.tty,
+            way: ready.way,
+            ssh_cidrs: ready.ssh_cidrs.clone(),
+            nics: ready.nics.clone(),
+            gpus: ready.gpus,
+            deadline,
+            subnet: None,
+            group: None,
+            placement_group: None,
+        }
+    }
+
     /// The record of a cluster that this machine launched.
     ///
     /// Errors: it did not, or another version of efa-gen did.

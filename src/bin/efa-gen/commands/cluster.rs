@@ -190,6 +190,7 @@ async fn grow(args: &ClusterGrowArgs) -> Result<()> {
         folder: &folder,
         talk: &talk,
         plan: plan.as_ref(),
+        call: format!("grow{}", there.len()),
         key: String::new(),
     };
     let grown = tokio::select! {

@@ -60,7 +60,7 @@ async fn launch(args: &LaunchArgs) -> Result<()> {
     }
     let folder = Folder::create(&run)?;
     let _lock = folder.lock()?;
-    let mut record = record(args, &ready, &run, jiff::Timestamp::now().as_second() + ttl);
+    let mut record = Record::new(args, &ready, &run, jiff::Timestamp::now().as_second() + ttl);
     folder.write(CLUSTER, &record)?;
     talk.keep_log(folder.log()?);
     talk.emit(&Event::Began { run: run.clone(), region: aws.region.clone() });
@@ -71,6 +71,7 @@ async fn launch(args: &LaunchArgs) -> Result<()> {
         folder: &folder,
         talk: &talk,
         plan: plan.as_ref(),
+        call: "node".to_owned(),
         key: String::new(),
     };
     let launched = tokio::select! {
@@ -92,28 +93,6 @@ pub fn plan_of(args: &LaunchArgs, catalog: &efa_gen::catalog::Catalog) -> Result
     // The GPU's architecture is known here.
     recipe.instance_type.get_or_insert_with(|| args.kind.clone());
     plan::plan(catalog, &Request { distribution, ..recipe::request(&recipe)? }).map(Some)
-}
-
-fn record(args: &LaunchArgs, ready: &Ready, run: &str, deadline: i64) -> Record {
-    Record {
-        run: run.to_owned(),
-        name: ready.name.clone(),
-        account: ready.identity.account.clone(),
-        region: ready.region.clone(),
-        args: args.clone(),
-        image: ready.image.id.clone(),
-        kind: ready.machine.kind.clone(),
-        user: ready.user.clone(),
-        tty: ready.tty,
-        way: ready.way,
-        ssh_cidrs: ready.ssh_cidrs.clone(),
-        nics: ready.nics.clone(),
-        gpus: ready.gpus,
-        deadline,
-        subnet: None,
-        group: None,
-        placement_group: None,
-    }
 }
 
 fn interrupted() -> Error {
