@@ -22,8 +22,8 @@ LISTS = (
     ("describe_network_interfaces", {}, "NetworkInterfaces", "NetworkInterfaceId", ("Status",)),
     ("describe_key_pairs", {}, "KeyPairs", "KeyPairId", ("KeyName",)),
     ("describe_security_groups", {}, "SecurityGroups", "GroupId", ("GroupName", "IpPermissions", "IpPermissionsEgress")),
-    ("describe_addresses", {}, "Addresses", "AllocationId", ("PublicIp",)),
-    ("describe_placement_groups", {}, "PlacementGroups", "GroupId", ("GroupName",)),
+    ("describe_addresses", {}, "Addresses", "AllocationId", ("PublicIp", "AssociationId")),
+    ("describe_placement_groups", {}, "PlacementGroups", "GroupId", ("GroupName", "Strategy")),
     ("describe_launch_templates", {}, "LaunchTemplates", "LaunchTemplateId", ("LaunchTemplateName",)),
 )
 

@@ -17,15 +17,20 @@ THROTTLED = {"ec2": "RequestLimitExceeded", "sts": "Throttling", "servicequotas"
 MAKES = {
     "RunInstances": ("i", "vol", "eni"), "CreateImage": ("ami",), "CopyImage": ("ami",), "CreateSecurityGroup": ("sg",),
     "ImportKeyPair": ("key",), "CreateKeyPair": ("key",), "AllocateAddress": ("eipalloc",), "CreatePlacementGroup": ("pg",),
+    "AssociateAddress": ("eipassoc",),
 }
+# What is not named by its id, by the action that makes it.
+NAMED = {"ImportKeyPair": "key pair", "CreateKeyPair": "key pair", "CreatePlacementGroup": "placement group"}
 LISTS = {
     "DescribeInstances": "i", "DescribeImages": "ami", "DescribeSecurityGroups": "sg", "DescribeKeyPairs": "key",
     "DescribeVolumes": "vol", "DescribeAddresses": "eipalloc", "DescribePlacementGroups": "pg",
+    "DescribeNetworkInterfaces": "eni",
 }
 NOT_FOUND = {
     "i": "InvalidInstanceID.NotFound", "ami": "InvalidAMIID.NotFound", "sg": "InvalidGroup.NotFound",
     "key": "InvalidKeyPair.NotFound", "vol": "InvalidVolume.NotFound", "eni": "InvalidNetworkInterfaceID.NotFound",
     "eipalloc": "InvalidAllocationID.NotFound", "pg": "InvalidPlacementGroup.Unknown",
+    "eipassoc": "InvalidAssociationID.NotFound",
 }
 
 
@@ -46,15 +51,22 @@ class Call:
         self.same = (self.service, self.region, self.target, body)
 
     def named(self):
-        """What this call takes to be there already: the values that are not in a filter, and by name key pairs alone."""
-        ids = [value for key, value in self.values if not key.startswith("Filter.") and "KeyName" not in key]
-        makes = self.action in ("ImportKeyPair", "CreateKeyPair")
-        return ids + [key_name(value) for key, value in self.values if "KeyName" in key and not makes]
+        """What this call takes to be there already: the values that are not in a filter, and the names of what it does not
+        make itself."""
+        plain = [(key, value) for key, value in self.values if not key.startswith("Filter.")]
+        named = [value for key, value in plain if not self.kind_named(key)]
+        return named + [name for name in self.names() if not name.startswith(NAMED.get(self.action, "nothing"))]
 
+    def names(self):
+        """Names with their kinds, so that one is not taken for another thing's."""
+        return [f"{self.kind_named(key)} {value}" for key, value in self.values if self.kind_named(key)]
 
-def key_name(name):
-    """A key pair's name, so that it is not taken for another thing's."""
-    return f"key pair {name}"
+    def kind_named(self, key):
+        """Of which kind the thing is that a parameter names, if it is one that has no id there."""
+        if "KeyName" in key:
+            return "key pair"
+        of_group = key == "Placement.GroupName" or (key.startswith("GroupName") and "PlacementGroup" in self.action)
+        return "placement group" if of_group else None
 
 
 def parameters(target, body):
@@ -66,7 +78,8 @@ def parameters(target, body):
 
 def error(call, code, message="The rehearsal answers so."):
     """An answer with this error, in the service's own form."""
-    status = STATUS.get(code) or (500 if code.startswith(("Internal", "Insufficient", "ServerInternal")) else 400)
+    capacity = code.startswith("Insufficient") and code.endswith("Capacity")
+    status = STATUS.get(code) or (500 if capacity or code.startswith(("Internal", "ServerInternal")) else 400)
     if call.target:
         body = json.dumps({"__type": code, "message": message})
         return status, [("Content-Type", "application/x-amz-json-1.1"), ("x-amzn-ErrorType", code)], body.encode()
@@ -107,7 +120,7 @@ class Refusals:
 
 
 class Late:
-    """--late: what was made and when, by id, and a key pair by its name too."""
+    """--late: what was made and when, by id, and by name too where that is what a thing is known by."""
 
     def __init__(self, seconds):
         self.seconds = seconds
@@ -124,8 +137,8 @@ class Late:
         """Notes what the call has made; takes out of a list what is too new for it."""
         status, headers, body = answer
         if status == 200 and call.action in MAKES:
-            pair = call.action.endswith("KeyPair")
-            names = [key_name(value) for key, value in call.values if pair and key == "KeyName"]
+            made = NAMED.get(call.action)
+            names = [name for name in call.names() if made and name.startswith(made)]
             for prefix in MAKES[call.action]:
                 ids = re.findall(rf"\b{prefix}-[0-9a-f]{{17}}\b", body.decode("utf-8", "replace"))
                 for one in set(ids) | set(names):

@@ -181,9 +181,14 @@ def arguments():
     return parser.parse_args()
 
 
+class Server(http.server.ThreadingHTTPServer):
+    # A command may make its calls for hundreds of machines at once.
+    request_queue_size = 512
+
+
 def main():
     options = arguments()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     server.way = Way(options)
     # The command's calls wait in the socket's queue until it is known whom to kill.
     environment = {**os.environ, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}

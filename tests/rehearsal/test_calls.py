@@ -58,9 +58,13 @@ class Api(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 512
+
+
 class Calls(unittest.TestCase):
     def setUp(self):
-        self.api = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Api)
+        self.api = Server(("127.0.0.1", 0), Api)
         self.api.asked = []
         threading.Thread(target=self.api.serve_forever, daemon=True).start()
         self.folder = tempfile.TemporaryDirectory()
@@ -135,6 +139,31 @@ class Calls(unittest.TestCase):
         calls = ("ImportKeyPair&KeyName=a", "CreateSecurityGroup&GroupName=a", "RunInstances&KeyName=a", "ImportKeyPair&KeyName=a")
         said = self.run_client("--late", "20", calls=calls)[1]
         self.assertEqual(["InvalidKeyPair.NotFound" in line for line in said], [False, False, True, False])
+
+    def test_late_placement_groups_and_addresses(self):
+        calls = ("CreatePlacementGroup&GroupName=a", "RunInstances&Placement.GroupName=a", "CreateSecurityGroup&GroupName=a",
+                 "DescribePlacementGroups&GroupName.1=a", "DeletePlacementGroup&GroupName=a", "RunInstances&Placement.GroupName=b")
+        said = self.run_client("--late", "20", calls=calls)[1]
+        unknown = ["InvalidPlacementGroup.Unknown" in line for line in said]
+        self.assertEqual(unknown, [False, True, False, True, True, False])
+        associate = f"AssociateAddress&NetworkInterfaceId=eni-new&AllocationId={ID}"
+        codes = [line["code"] for line in self.run_client("--refuse", f"AssociateAddress@{ID}=InvalidAllocationID.NotFound:1",
+                                                          calls=(associate, associate))[2]]
+        self.assertEqual(codes[-2:], ["InvalidAllocationID.NotFound", ""])
+
+    def test_a_subnet_that_is_full_is_the_clients_error(self):
+        for code, status in (("InsufficientFreeAddressesInSubnet", "400"), ("InsufficientInstanceCapacity", "500"),
+                             ("InsufficientAddressCapacity", "500"), ("ReservationCapacityExceeded", "400")):
+            said = self.run_client("--refuse", f"RunInstances={code}", calls=("RunInstances",))[1]
+            self.assertEqual(said[0][:3], status)
+
+    def test_many_calls_at_once(self):
+        client = "import os, sys, urllib.request as u\nfrom concurrent.futures import ThreadPoolExecutor as P\n" \
+                 "ask = lambda n: u.urlopen(u.Request(os.environ['AWS_ENDPOINT_URL'], f'Action=A{n}'.encode())).status\n" \
+                 "sys.exit(set(P(256).map(ask, range(512))) != {200})"
+        process = self.start(command=[sys.executable, "-c", client])
+        process.communicate(timeout=60)
+        self.assertEqual((process.returncode, len(self.api.asked)), (0, 512))
 
     def test_the_commands_own_end(self):
         for words, code in (("exit 3", 3), ("kill -TERM $$", 143)):
