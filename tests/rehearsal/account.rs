@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use crate::machine::{
-    Guest, Ran, SCRIPT, assert_same, base_image, beside, cloud, on_network, ran, rendered, text, wait_for,
+    Guest, Ran, SCRIPT, assert_same, base_image, beside, cloud, on_network, ran, rendered, steer, text, wait_for,
 };
 
 /// The account in one region, and the files of one user.
@@ -49,6 +49,9 @@ const REGIONS: [&str; 22] = [
 
 /// Name of the image that `ready_image` makes.
 const READY: &str = "rehearsal-ready";
+
+/// Name of the image that `Account::cluster_image` makes.
+const SEALED: &str = "rehearsal-sealed";
 
 impl Account {
     /// A region that no other test has.
@@ -188,6 +191,24 @@ impl Account {
         self.copied(READY, &ready_image())
     }
 
+    /// The same machine sealed, as an image of this region that looks as if `efa-gen build` had published it: for clusters.
+    pub fn cluster_image(&self) -> String {
+        let image = self.copied(SEALED, &sealed_image());
+        let said = ran(&mut self.efa_gen(&plan_words())).good();
+        let plan = said.lines().find_map(|line| line.strip_prefix("plan ")).expect("the plan's digest");
+        let tags = [
+            ("efa-gen:version", env!("CARGO_PKG_VERSION")),
+            ("efa-gen:distribution", "debian12"),
+            ("efa-gen:stack", "rehearsal"),
+            ("efa-gen:plan", plan.trim()),
+            ("efa-gen:base-ami", &base_image()),
+            ("efa-gen:state", "published"),
+        ];
+        let tags: Vec<Value> = tags.iter().map(|(key, value)| json!({"Key": key, "Value": value})).collect();
+        self.call("create_tags", &json!({"Resources": [image], "Tags": tags}));
+        image
+    }
+
     /// An image of us-east-1 in this region, copied when first asked for.
     pub fn copied(&self, name: &str, source: &str) -> String {
         if self.region == "us-east-1" {
@@ -200,6 +221,11 @@ impl Account {
         let image = text(&self.call("copy_image", &copy)["ImageId"]);
         self.wait_for_image(&image);
         image
+    }
+
+    /// An own image of this region whose machines are light hosts: they answer SSH, but nothing boots there.
+    pub fn light_image(&self) -> String {
+        steer("light-image", &[&format!("region={}", self.region)]).trim().to_owned()
     }
 
     fn image_named(&self, name: &str) -> Option<String> {
@@ -254,6 +280,29 @@ fn ready_image() -> String {
     };
     // A cloud that serves several runs of the tests has it already.
     IMAGE.get_or_init(|| Account::in_region("us-east-1").image_named(READY).unwrap_or_else(make)).clone()
+}
+
+/// The ready machine, sealed. Made once for all regions, in us-east-1.
+fn sealed_image() -> String {
+    static IMAGE: OnceLock<String> = OnceLock::new();
+    static TRIED: AtomicBool = AtomicBool::new(false);
+    let make = || {
+        let ready = ready_image();
+        assert!(!TRIED.swap(true, Ordering::Relaxed), "it has failed already, see the other test");
+        let guest = Guest::launch(&ready, "");
+        guest.root(&format!("bash {SCRIPT} --stage seal")).good();
+        guest.shut_down();
+        guest.keep(SEALED)
+    };
+    IMAGE.get_or_init(|| Account::in_region("us-east-1").image_named(SEALED).unwrap_or_else(make)).clone()
+}
+
+/// `efa-gen plan` of what the guests are installed with.
+fn plan_words() -> Vec<String> {
+    let stack = cloud().join("stack.toml").display().to_string();
+    let line = ["plan", "--distro", "debian12", "--stack", "rehearsal", "--stack-file", &stack];
+    let mirror = ["--mirror", "http://mirror.rehearsal.test"];
+    line.iter().chain(&mirror).map(|word| (*word).to_owned()).collect()
 }
 
 fn account_py(arguments: &[&str]) -> Command {

@@ -3,10 +3,11 @@
 
   artifacts.py FOLDER
 
-Owns what lies in FOLDER/mirror/HOST/PATH, FOLDER/stack.toml and FOLDER/signer.asc. The versions are those of a real
+Owns what lies in FOLDER/mirror/HOST/PATH, FOLDER/stack.toml and FOLDER/installed (what light hosts have of an install). The versions are those of a real
 stack, so the plan is the real one but for digests and commits. Needs gpg, git and tar."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -89,13 +90,33 @@ def main(folder):
     facts["fingerprint"] = sign(os.path.join(mirror, "efa-installer.amazonaws.com"), facts["efa_url"].rsplit("/", 1)[1])
     with open(os.path.join(folder, "stack.toml"), "w", encoding="utf-8") as file:
         file.write(STACK.format(**facts))
+    installed(os.path.join(folder, "installed"))
+
+
+def installed(folder):
+    """What an install leaves, as far as light hosts need it: nothing installs there."""
+    programs = {"opt/amazon/efa/bin/fi_info": "efa/fi_info", "usr/bin/nvidia-smi": "nvidia-smi"}
+    for name in ("all_reduce", "all_gather", "reduce_scatter", "alltoall", "sendrecv"):
+        programs[f"opt/nccl-tests/build/{name}_perf"] = "nccl-tests/nccl_test.py"
+    for path, name in programs.items():
+        os.makedirs(os.path.dirname(os.path.join(folder, path)), exist_ok=True)
+        write(os.path.join(folder, path), filled(name))
+    os.makedirs(os.path.join(folder, "opt/amazon/openmpi/bin"))
+    for link, target in (("mpirun", "mpirun.openmpi"), ("orted", "orted")):
+        os.symlink(f"/usr/bin/{target}", os.path.join(folder, "opt/amazon/openmpi/bin", link))
+    os.makedirs(os.path.join(folder, "etc/security/limits.d"))
+    write(os.path.join(folder, "etc/security/limits.d/99-efa-gen.conf"), "* soft memlock unlimited\n* hard memlock unlimited\n", 0o644)
+    names = {"tests": "nccl-tests"}
+    release = [{"name": names.get(name, name), "version": version + ("-1" if name == "nccl" else "")}
+               for name, version in VERSIONS.items()]
+    write(os.path.join(folder, "etc/efa-gen.json"), json.dumps(release) + "\n", 0o644)
 
 
 def filled(name):
     """A stand-in's text with its versions."""
     with open(os.path.join(HERE, name), encoding="utf-8") as file:
         text = file.read()
-    version = VERSIONS["driver" if name.startswith("driver") else "cuda"]
+    version = VERSIONS["driver" if name in ("driver.run", "nvidia-smi") else "cuda"]
     release = VERSIONS["nccl"] if name.startswith("nccl/") else ".".join(version.split(".")[:2])
     return text.replace("@VERSION@", version).replace("@RELEASE@", release)
 
@@ -111,7 +132,8 @@ PADDING = "\n: <<'PADDING'\n" + "stand-in " * 40000 + "\nPADDING\n"
 
 
 def driver(file):
-    write(file, filled("driver.run") + "exit 0" + PADDING)
+    program = filled("nvidia-smi").rstrip("\n")
+    write(file, filled("driver.run").replace("@NVIDIA_SMI@", program) + "exit 0" + PADDING)
 
 
 def cuda(file):
@@ -122,7 +144,7 @@ def efa_tarball(file):
     with tempfile.TemporaryDirectory() as folder:
         top = os.path.join(folder, "aws-efa-installer")
         os.mkdir(top)
-        for name in ("efa_installer.sh", "fi_info", "mpirun"):
+        for name in ("efa_installer.sh", "fi_info"):
             write(os.path.join(top, name), filled(f"efa/{name}"))
         write(os.path.join(top, "env.sh"), f"EFA_INSTALLER_VERSION={VERSIONS['efa']}\n", 0o644)
         with open(os.path.join(top, "padding"), "wb") as padding:

@@ -193,6 +193,7 @@ echo 580.159.04
 echo 580.159.04
 TEXT
 mkdir -p /opt/amazon/openmpi/bin
+rm -f /opt/amazon/openmpi/bin/mpirun
 cat >/opt/amazon/openmpi/bin/mpirun <<'TEXT'
 #!/bin/sh
 cat /opt/nccl.log

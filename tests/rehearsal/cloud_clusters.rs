@@ -10,14 +10,16 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::account::Account;
 use crate::machine::{Guest, Ran, base_image, cloud, ec2, on_network, ran, steer, tail, text, try_ec2, wait_for};
 
-/// The type that these tests launch: four EFA devices, one on each card.
+/// Types with four EFA devices, one on each card. Each test has its own: the room for one is not the other's.
 const TYPE: &str = "p4d.24xlarge";
+const OTHER_TYPE: &str = "p4de.24xlarge";
 
 /// A zone of us-east-1 that offers the type, and a subnet there.
-fn place() -> (String, String) {
-    let of_type = json!([{"Name": "instance-type", "Values": [TYPE]}]);
+fn place(kind: &str) -> (String, String) {
+    let of_type = json!([{"Name": "instance-type", "Values": [kind]}]);
     let offers =
         ec2("describe_instance_type_offerings", &json!({"LocationType": "availability-zone", "Filters": of_type}));
     let zone = text(&offers["InstanceTypeOfferings"][0]["Location"]);
@@ -37,7 +39,7 @@ fn interfaces(subnet: &str) -> Vec<Value> {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn several_guests_are_launched_by_one_call() {
-    let (zone, subnet) = place();
+    let (zone, subnet) = place(TYPE);
     ec2("create_placement_group", &json!({"GroupName": "several", "Strategy": "cluster"}));
     let wanted = |least: u32, most: u32| {
         json!({"InstanceType": TYPE, "MinCount": least, "MaxCount": most, "Placement": {"GroupName": "several"},
@@ -83,8 +85,9 @@ fn several_guests_are_launched_by_one_call() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn an_elastic_address_leads_to_the_guest_that_has_it() {
-    let (_, subnet) = place();
-    let launch = json!({"InstanceType": TYPE, "MinCount": 2, "MaxCount": 2, "NetworkInterfaces": interfaces(&subnet)});
+    let (_, subnet) = place(OTHER_TYPE);
+    let launch =
+        json!({"InstanceType": OTHER_TYPE, "MinCount": 2, "MaxCount": 2, "NetworkInterfaces": interfaces(&subnet)});
     let guests = Guest::start_several(&base_image(), "", &launch);
     let address = ec2("allocate_address", &json!({"Domain": "vpc"}));
     let public = text(&address["PublicIp"]);
@@ -112,11 +115,6 @@ fn an_elastic_address_leads_to_the_guest_that_has_it() {
     ec2("disassociate_address", &json!({"AssociationId": association}));
     wait_for("nobody answers there", 20, || key_at(&public).is_none().then_some(()));
     ec2("release_address", &release);
-}
-
-/// The image whose machines are light hosts.
-fn light_image() -> String {
-    steer("light-image", &["region=us-east-1"]).trim().to_owned()
 }
 
 /// User-data as a cluster's nodes have it: the boothook that prints the host keys, and the cluster's key.
@@ -148,7 +146,11 @@ fn light_hosts_are_launched_by_the_hundred() {
     steer("file", &["region=us-east-1", "index=7", "path=/etc/efa-gen-scenario", "text=slow"]);
     let launch = json!({"InstanceType": "c5n.18xlarge", "MinCount": 256, "MaxCount": 256});
     let started = Instant::now();
-    let guests = Guest::start_several(&light_image(), &node_user_data("run-1", public.trim()), &launch);
+    let guests = Guest::start_several(
+        &Account::in_region("us-east-1").light_image(),
+        &node_user_data("run-1", public.trim()),
+        &launch,
+    );
     assert_eq!(guests.len(), 256);
     let ids: Vec<&str> = guests.iter().map(|guest| guest.id.as_str()).collect();
     wait_for("256 running", 120, || {

@@ -12,6 +12,7 @@ mod build_faults;
 mod build_ways;
 mod cloud_clusters;
 mod cloud_itself;
+mod cloud_runs;
 mod cluster;
 mod cluster_cuts;
 mod cuts;

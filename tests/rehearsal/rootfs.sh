@@ -16,6 +16,8 @@ cache=${EFA_GEN_REHEARSAL_CACHE:-${HOME:-/root}/.cache/efa-gen-rehearsal}
 # On Debian's kernel image as on the AMI; on main alone, so that the update stage has something to do.
 packages=systemd-sysv,dbus,udev,cloud-init,openssh-server,sudo,iproute2,procps,ca-certificates,python3,curl,kmod
 packages+=,initramfs-tools,grub2-common,grub-common,linux-image-cloud-amd64
+# What stands in for the EFA installer's Open MPI, and for what runs on it.
+packages+=,openmpi-bin,python3-mpi4py
 sandbox_packages="dnf rpm createrepo-c gnupg apt-utils dracut-core pciutils gcc"
 
 # What this machine's apt is told about dates, proxies and certificates holds while a root file system is built.
@@ -63,6 +65,8 @@ make_guest() { # FOLDER
   install -m 0755 -t "$1/usr/local/bin" "$here/stand-ins/uname" "$here/stand-ins/su"
   in_root "$1" dpkg-divert --quiet --local --rename --add /usr/sbin/grub-probe
   install -m 0755 -t "$1/usr/sbin" "$here/stand-ins/grub-probe"
+  cat "$here/stand-ins/ulimit.bash" "$base/etc/bash.bashrc" >"$1/etc/bash.bashrc"
+  cat "$here/stand-ins/openmpi.conf" >>"$1/etc/openmpi/openmpi-mca-params.conf"
   mkdir -p "$1/boot/grub" "$1/usr/local/lib" "$units/sysinit.target.wants"
   install -m 0644 -t "$units" "$here/stand-ins/rehearsal-hypervisor.service"
   install -m 0755 -t "$1/usr/local/lib" "$here/stand-ins/rehearsal-hypervisor"

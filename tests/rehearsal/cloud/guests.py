@@ -5,7 +5,6 @@ console is kept. Knows nothing of the EC2 API.
 What a guest is not: it has the host's kernel, and for a disk a file system in memory, so that a disk can be full. The
 stand-ins for what that lacks are in ../stand-ins."""
 
-import glob
 import os
 import pty
 import signal
@@ -17,7 +16,7 @@ import traceback
 import imds
 import network
 from groups import in_groups, remove_groups
-from roots import hardware, put_file
+from roots import hardware, newest_kernel, put_file
 
 # What systemd-nspawn exits with when the guest rebooted.
 REBOOTED = 133
@@ -259,10 +258,8 @@ class Guests:
 
     def _write_kernel(self, guest):
         """The kernel that this boot would have taken: the newest that is installed."""
-        kernels = [os.path.basename(path)[len("vmlinuz-"):] for path in glob.glob(guest.path("root/boot/vmlinuz-*"))]
-        newest = subprocess.run(["sort", "-V"], input="\n".join(kernels), capture_output=True, text=True, check=True)
         with open(guest.path("kernel"), "w", encoding="ascii") as file:
-            file.write((newest.stdout.split() or ["none"])[-1] + "\n")
+            file.write(newest_kernel(guest.path("root")) + "\n")
 
 
 def ended(guest):

@@ -17,7 +17,7 @@ import network
 import yaml
 from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from roots import hardware, put_file
+from roots import hardware, newest_kernel, put_file
 
 LOGIN = ("admin", 1000)
 SSHD = """HostKey /etc/ssh/ssh_host_ed25519_key
@@ -80,6 +80,8 @@ class Hosts:
         # Beside those of the guests.
         self.consoles = os.path.join(folder, "guests")
         self.rootfs = rootfs
+        # What an install would leave; ../artifacts.py makes it.
+        self.installed = os.path.join(folder, "installed")
         self.hosts = {}
         self.on_stopped = lambda instance: None
         self.making = threading.Lock()
@@ -103,6 +105,7 @@ class Hosts:
         put_file(upper, "/etc/hosts", f"127.0.0.1 localhost\n{address} {metadata['hostname']} {host.name}\n")
         put_file(upper, "/etc/resolv.conf", f"search ec2.internal\nnameserver {network.NAME_SERVER}\n")
         put_file(upper, "/run/rehearsal-hardware", hardware(metadata))
+        put_file(upper, "/run/rehearsal-kernel", newest_kernel(self.rootfs) + "\n")
         put_file(upper, f"/home/{user}/.ssh/authorized_keys", "".join(key + "\n" for key in keys), 0o600)
         for path in (f"home/{user}", f"home/{user}/.ssh", f"home/{user}/.ssh/authorized_keys"):
             os.chown(os.path.join(upper, path), uid, uid)
@@ -204,12 +207,13 @@ class Hosts:
         base, dev, disk = (os.path.join(self.folder, name) for name in ("base", "dev", "disk"))
         with self.making:
             if not os.path.ismount(disk):
+                os.makedirs(self.installed, exist_ok=True)
                 for path in (f"{base}/upper", f"{base}/work", f"{base}/root", dev, disk):
                     os.makedirs(path)
                 self._make_base(base)
                 make_devices(dev)
                 subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=711", "tmpfs", disk], check=True)
-        return f"{base}/upper:{self.rootfs}"
+        return f"{base}/upper:{self.installed}:{self.rootfs}"
 
     def _make_base(self, base):
         user, uid = LOGIN

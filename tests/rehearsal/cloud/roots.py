@@ -1,7 +1,9 @@
 """Owns what is put into a machine's root file system from outside: files, and what the hypervisor would show of its
 hardware. Knows nothing of how a machine runs."""
 
+import glob
 import os
+import subprocess
 
 
 def put_file(root, path, content, mode=0o644):
@@ -16,6 +18,13 @@ def put_file(root, path, content, mode=0o644):
     with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
         file.write(content)
     os.chmod(target, mode)
+
+
+def newest_kernel(root):
+    """The kernel that a boot of this root file system would have taken."""
+    kernels = [os.path.basename(path)[len("vmlinuz-"):] for path in glob.glob(f"{root}/boot/vmlinuz-*")]
+    newest = subprocess.run(["sort", "-V"], input="\n".join(kernels), capture_output=True, text=True, check=True)
+    return (newest.stdout.split() or ["none"])[-1]
 
 
 def hardware(metadata):

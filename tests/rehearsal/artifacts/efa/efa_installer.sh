@@ -21,8 +21,10 @@ apt-get install -y pciutils libnl-3-dev libnl-route-3-dev dkms "linux-headers-$k
 
 install -d /opt/amazon/efa/{bin,lib,include/rdma} /opt/amazon/openmpi/{bin,lib,include} /opt/amazon/ofi-nccl/lib
 install -m 0755 fi_info /opt/amazon/efa/bin/fi_info
-install -m 0755 mpirun /opt/amazon/openmpi/bin/mpirun
-gcc -shared -o /opt/amazon/efa/lib/libfabric.so.1 -Wl,-soname,libfabric.so.1 -x c - <<<'int fi_version(void) { return 0; }'
+# Debian's Open MPI and libfabric, at the places of AWS's.
+ln -sf /usr/bin/mpirun.openmpi /opt/amazon/openmpi/bin/mpirun
+ln -sf /usr/bin/orted /opt/amazon/openmpi/bin/orted
+ln -sf /usr/lib/x86_64-linux-gnu/libfabric.so.1 /opt/amazon/efa/lib/libfabric.so.1
 ln -sf libfabric.so.1 /opt/amazon/efa/lib/libfabric.so
 gcc -shared -o /opt/amazon/ofi-nccl/lib/libnccl-net-ofi.so -x c - -L/opt/amazon/efa/lib -lfabric <<<'int fi_version(void); int plugin(void) { return fi_version(); }'
 echo /opt/amazon/efa/lib >/etc/ld.so.conf.d/efa.conf
