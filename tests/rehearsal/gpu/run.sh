@@ -121,6 +121,12 @@ END
 chmod 755 /usr/local/sbin/shutdown
 [ "$(PATH=/usr/local/sbin:/usr/sbin:/sbin command -v shutdown)" = /usr/local/sbin/shutdown ]
 
+title "The machine's own settings of NCCL and Open MPI, which the scripts' clean environment would lose"
+mkdir -p ~/.openmpi
+# NCCL_VERSION is an image's label.
+env | sed -n '/^NCCL_VERSION=/d; /^NCCL_/p' | tee -a /etc/nccl.conf
+env | sed -n 's/^OMPI_MCA_\([a-z_]*\)=/\1 = /p' | tee -a ~/.openmpi/mca-params.conf
+
 bash "$script" --list
 for name in prepare driver nccl plugin nccl-tests environment; do
   stage "$script" "$name"
@@ -131,17 +137,23 @@ if [ -e "$state/reboot" ]; then
 fi
 stage "$script" check
 
-# 7: the verdict is FAIL.
-stage "$script" test 7
-cp "$log/all_reduce_perf.log" "$out/$(basename "$script" .sh).all_reduce_perf.log" || failed=1
+test_stage() { # SCRIPT
+  local kept
+  kept=$out/$(basename "$1" .sh).all_reduce_perf.log
+  # 7: the verdict is FAIL.
+  stage "$1" test 7
+  cp "$log/all_reduce_perf.log" "$kept" || failed=1
+  grep -q 'NET/OFI Initializing aws-ofi-nccl' "$kept" || { failed=1; echo "run.sh: no rank came to the plugin" >&2; }
+}
+
+test_stage "$script"
 for other; do
   other=$(realpath "$other")
   title "$(basename "$other"): the same software, run otherwise; the state is handed over to its plan"
   sed -n 's/^readonly PLAN=//p' "$other" >"$state/plan"
   cp "$other" "$state/install.sh"
   rm -f "$state/done/test" "$state/done/test".*
-  stage "$other" test 7
-  cp "$log/all_reduce_perf.log" "$out/$(basename "$other" .sh).all_reduce_perf.log" || failed=1
+  test_stage "$other"
 done
 cp "$log/install.log" "$out/install.log"
 
