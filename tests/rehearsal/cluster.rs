@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::account::{Account, changes};
-use crate::machine::{assert_same, base_image, ran, steer, text};
+use crate::machine::{assert_same, base_image, cloud, ran, steer, text};
 
 /// A type with one EFA device and no GPU, which every region offers.
 pub const KIND: &str = "c5n.18xlarge";
@@ -13,8 +13,11 @@ impl Account {
     /// A launch of nodes from the base image, whose check finds no EFA.
     fn launch(&self, options: &[&str], more: &[&str]) -> std::process::Command {
         let image = self.bare_image();
-        let mut line = vec!["launch", "--ami", image.as_str(), "--distro", "debian12", "--region", self.region];
+        let mut line = vec!["launch", "--distro", "debian12", "--region", self.region];
         line.extend(["--ssh-cidr", "10.78.0.1/32"]);
+        if !more.contains(&"--ami") {
+            line.extend(["--ami", image.as_str()]);
+        }
         if !more.contains(&"--type") {
             line.extend(["--type", KIND]);
         }
@@ -130,17 +133,78 @@ fn bad_launches_are_refused_before_anything_is_made() {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn fewer_nodes_than_asked_for_are_none_unless_they_are_enough() {
     let account = Account::new();
-    account.bare_image();
+    let image = account.light_image();
     let before = account.things();
-    let kind = format!("type={KIND}");
-    steer("room", &[&format!("place={}", account.region), &kind, "count=3"]);
-    ran(&mut account.launch(&[], &["--name", "few", "--nodes", "4"])).failed(10, &["has no room", "--at-least"]);
+    let (place, kind) = (format!("place={}", account.region), format!("type={KIND}"));
+    let launch = |more: &[&str]| ran(&mut account.launch(&[], &[&["--ami", &image, "--name", "few"], more].concat()));
+    steer("room", &[&place, &kind, "count=17"]);
+    launch(&["--nodes", "20"]).failed(10, &["has no room", "--at-least"]);
     assert_same(&before, &account.things());
-    let said = ran(&mut account.launch(&[], &["--name", "few", "--nodes", "4", "--at-least", "3"]));
-    let said = said.failed(7, &["gave 3 of 4 nodes", "libfabric finds 0 EFA"]);
-    assert!(said.contains("cluster few: 3 nodes"), "{said}");
+    assert_eq!(account.runs(), Vec::<String>::new());
+    let said = launch(&["--nodes", "20", "--at-least", "17"]).good();
+    assert!(said.contains("gave 17 of 20 nodes") && said.contains("cluster few: 17 nodes"), "{said}");
+    // A sweep leaves a cluster alone until its time is over, however old it may be.
+    let sweep = ["sweep", "--region", account.region, "--older-than", "0s", "--yes"];
+    let said = ran(&mut account.through(&[], &sweep)).good();
+    assert!(said.contains("not at its machine's deadline yet") && said.contains("nothing to remove"), "{said}");
+    assert_eq!(account.clusters()[0]["nodes"], json!({"running": 17}));
     ran(&mut account.cluster(&["rm", "few", "--yes"])).good();
-    steer("room", &[&format!("place={}", account.region), &kind, "count=any"]);
+    steer("room", &[&place, &kind, "count=any"]);
+    assert_same(&before, &account.things());
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn nodes_go_into_what_is_reserved() {
+    let account = Account::new();
+    let image = account.light_image();
+    let subnets =
+        account.call("describe_subnets", &json!({"Filters": [{"Name": "default-for-az", "Values": ["true"]}]}));
+    let zone = text(&subnets["Subnets"][1]["AvailabilityZone"]);
+    let before = account.things();
+    for (id, market, count) in [("cr-0aaaaaaaaaaaaaaaa", "default", 2), ("cr-0bbbbbbbbbbbbbbbb", "capacity-block", 2)] {
+        let (zone, kind) = (format!("zone={zone}"), format!("type={KIND}"));
+        let (count, market) = (format!("count={count}"), format!("market={market}"));
+        steer("reservation", &[&format!("reservation={id}"), &zone, &kind, &count, &market, "state=active"]);
+        let launch = |more: &[&str]| {
+            let line = ["--ami", &image, "--name", "reserved", "--capacity-reservation", id];
+            ran(&mut account.launch(&[], &[&line[..], more].concat()))
+        };
+        launch(&["--nodes", "3"]).failed(4, &["2 instances free, 3 are asked for"]);
+        launch(&["--nodes", "2", "--type", "c6in.32xlarge"]).failed(4, &["is for c5n.18xlarge"]);
+        launch(&["--nodes", "2"]).good();
+        let groups = account.call("describe_placement_groups", &json!({}));
+        assert_eq!(groups["PlacementGroups"], json!([]), "{market}: a reservation has its own placement");
+        assert_eq!(
+            account.call(
+                "describe_instances",
+                &json!({"Filters": [{"Name": "availability-zone", "Values": [zone.trim_start_matches("zone=")]}]})
+            )["Reservations"]
+                .as_array()
+                .map(Vec::len),
+            Some(1)
+        );
+        ran(&mut account.cluster(&["rm", "reserved", "--yes"])).good();
+        assert_same(&before, &account.things());
+    }
+}
+
+/// No image of our own: the publisher's, and everything at the first boot.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn nodes_install_themselves() {
+    let account = Account::new();
+    let before = account.things();
+    let stack = cloud().join("stack.toml").display().to_string();
+    let line = ["launch", "--distro", "debian12", "--install", "--stack", "rehearsal", "--stack-file", &stack];
+    let place = ["--mirror", "http://mirror.rehearsal.test", "--region", account.region, "--ssh-cidr", "10.78.0.1/32"];
+    let rest = ["--nodes", "2", "--type", "g4dn.8xlarge", "--name", "fresh"];
+    let said = ran(&mut account.through(&[], &[&line[..], &place, &rest].concat())).good();
+    assert!(said.contains("Wait for the install on 2 nodes") && said.contains("cluster fresh: 2 nodes"), "{said}");
+    let said =
+        ran(&mut account.cluster(&["run", "fresh", "--", "test -e /var/lib/efa-gen/complete && echo whole"])).good();
+    assert_eq!(said.matches(": whole").count(), 2, "{said}");
+    ran(&mut account.cluster(&["rm", "fresh", "--yes"])).good();
     assert_same(&before, &account.things());
 }
 
@@ -193,7 +257,7 @@ fn an_image_of_the_accounts_own_is_found_by_its_distribution() {
         ran(&mut account.through(&[], &line))
     };
     plan(&[]).failed(4, &["no image of debian12", "efa-gen build --distro debian12", "--install"]);
-    let image = steer("light-image", &[&format!("region={}", account.region)]);
+    let image = account.light_image();
     assert!(plan(&[]).good().contains(image.trim()));
     // An image that failed its gate is nobody's.
     let failed = json!({"Resources": [image.trim()], "Tags": [{"Key": "efa-gen:verdict", "Value": "failed"}]});

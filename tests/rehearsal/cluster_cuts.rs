@@ -7,15 +7,15 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use crate::account::Account;
-use crate::machine::{assert_same, ran, steer, wait_for};
+use crate::machine::{assert_same, ran, wait_for};
 
 /// Two network cards, so two EFA devices: the leader has an elastic address, the others are reached through it.
 const KIND: &str = "c6in.32xlarge";
 
 /// A launch of light hosts, which is done in seconds; the check finds no EFA driver on them unless they have a stand-in.
 fn launch(account: &Account, options: &[&str], more: &[&str]) -> Command {
-    let image = steer("light-image", &[&format!("region={}", account.region)]);
-    let mut line = vec!["launch", "--ami", image.trim(), "--type", KIND, "--region", account.region];
+    let image = account.light_image();
+    let mut line = vec!["launch", "--ami", image.as_str(), "--type", KIND, "--region", account.region];
     line.extend(["--ssh-cidr", "10.78.0.1/32", "--name", "cut", "--nodes", "2"]);
     line.extend(more);
     account.through(options, &line)
@@ -47,7 +47,7 @@ fn killed_at_any_call_a_sweep_removes_everything() {
     let before: Vec<Vec<String>> = accounts
         .iter()
         .map(|account| {
-            steer("light-image", &[&format!("region={}", account.region)]);
+            account.light_image();
             account.things()
         })
         .collect();
@@ -73,7 +73,7 @@ fn killed_at_any_call_a_sweep_removes_everything() {
 /// A launch under these options comes up with its two nodes, and its removal leaves nothing.
 fn goes_through(options: &[&str]) -> Vec<Value> {
     let account = Account::new();
-    steer("light-image", &[&format!("region={}", account.region)]);
+    account.light_image();
     let before = account.things();
     let said = ran(&mut launch(&account, options, &[]));
     assert!([0, 7].contains(&said.code) && said.text.contains("cluster cut: 2 nodes"), "{}", said.text);
@@ -104,7 +104,7 @@ fn a_launch_outlasts_what_the_api_does() {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn what_is_refused_on_the_way_leaves_nothing() {
     let account = Account::new();
-    steer("light-image", &[&format!("region={}", account.region)]);
+    account.light_image();
     let before = account.things();
     for (refusal, words) in [
         ("RunInstances=InsufficientInstanceCapacity", "no zone"),
@@ -124,7 +124,7 @@ fn what_is_refused_on_the_way_leaves_nothing() {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn interrupted_it_removes_what_it_made() {
     let account = Account::new();
-    steer("light-image", &[&format!("region={}", account.region)]);
+    account.light_image();
     let before = account.things();
     let mut command = launch(&account, &["--delay", "0.3"], &[]);
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");

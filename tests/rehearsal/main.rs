@@ -15,6 +15,7 @@ mod cloud_itself;
 mod cloud_runs;
 mod cluster;
 mod cluster_cuts;
+mod cluster_runs;
 mod cuts;
 mod faults;
 mod image;

@@ -13,9 +13,8 @@ use super::run::Tried;
 use super::tags;
 use crate::cli::cloud::HostKey;
 use crate::ec2::Aws;
-use crate::ec2::model::{Instance, Kind, Launch, Subnet, Tags};
+use crate::ec2::model::{Instance, Kind, Launch, Tags};
 use crate::files;
-use crate::place::Machine;
 use crate::ssh::{self, Guest};
 
 /// From RunInstances to the host keys on the console: boot and cloud-init of an old distribution on a small type.
@@ -24,31 +23,8 @@ const BOOTS: Duration = Duration::from_secs(15 * 60);
 /// GetConsoleOutput has no waiter, and no instance has two of these loops.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 
-/// What a run's instance is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// The image is made of it.
-    Builder,
-    /// The image is tested on it.
-    Gate,
-}
-
-impl Role {
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Builder => "builder",
-            Role::Gate => "gate",
-        }
-    }
-
-    /// The preflight refuses a gate that can't be launched, so a gate is never asked for where there is none.
-    fn machine(self, ready: &Ready) -> &Machine {
-        match self {
-            Role::Builder => &ready.builder,
-            Role::Gate => ready.gate.as_ref().unwrap_or(&ready.builder),
-        }
-    }
-}
+/// What a build's instance is for, as its tag says.
+const ROLE: &str = "builder";
 
 /// The run's own tags for whatever it makes.
 pub fn run_tags(ready: &Ready, run: &str) -> Tags {
@@ -59,16 +35,16 @@ pub fn run_tags(ready: &Ready, run: &str) -> Tags {
 }
 
 impl Build<'_> {
-    /// The run's machine of this role, running: found, or made of `image`. Its host keys are known.
-    pub async fn machine(&mut self, role: Role, image: &str) -> Result<(Instance, Guest)> {
-        let instance = match self.own_instance(role).await? {
+    /// The run's builder, running: found, or made. Its host keys are known.
+    pub async fn machine(&mut self) -> Result<(Instance, Guest)> {
+        let instance = match self.own_instance().await? {
             Some(instance) => {
                 if self.resumed {
                     self.maker().admit(&self.vpc(), &self.ready.ssh_cidrs).await?;
                 }
                 instance
             }
-            None => self.make_machine(role, image).await?,
+            None => self.make_machine().await?,
         };
         match self.reach(&instance).await {
             Ok(guest) => Ok((instance, guest)),
@@ -79,9 +55,8 @@ impl Build<'_> {
         }
     }
 
-    /// The run's instance of this role, if there is one. A builder that has ended is an error: what was installed is lost. A
-    /// gate that has ended is none: another one tests the same image.
-    pub async fn own_instance(&self, role: Role) -> Result<Option<Instance>> {
+    /// The run's builder, if there is one. One that has ended is an error: a run never makes a second one.
+    pub async fn own_instance(&self) -> Result<Option<Instance>> {
         let run = self.folder.run.as_str();
         let mut found = self.aws.instances(&[(&format!("tag:{}", tags::RUN), run)]).await?;
         // A listing may not show yet what the ledger knows.
@@ -90,15 +65,12 @@ impl Build<'_> {
                 found.extend(self.aws.instance(&id).await?);
             }
         }
-        found.retain(|instance| instance.tags.get(tags::ROLE).is_some_and(|is| is == role.name()));
+        found.retain(|instance| instance.tags.get(tags::ROLE).is_some_and(|is| is == ROLE));
         found.sort_by_key(|instance| {
             ["running", "pending", "stopped", "stopping"].iter().position(|s| *s == instance.state).unwrap_or(9)
         });
         match found.into_iter().next() {
-            Some(instance) if has_ended(&instance) => match role {
-                Role::Builder => Err(gone(&instance)),
-                Role::Gate => Ok(None),
-            },
+            Some(instance) if !instance.is_there() => Err(gone(&instance)),
             other => Ok(other),
         }
     }
@@ -108,15 +80,14 @@ impl Build<'_> {
         Maker { aws: self.aws, folder: self.folder, talk: self.talk, tags }
     }
 
-    async fn make_machine(&mut self, role: Role, image: &str) -> Result<Instance> {
-        self.talk.step(format!("Make the {}'s key pair and security group", role.name()));
+    async fn make_machine(&mut self) -> Result<Instance> {
+        self.talk.step("Make the builder's key pair and security group");
         let maker = self.maker();
         let key = maker.key_pair().await?;
-        let gate = self.ready.gate.as_ref();
-        let efa = self.ready.builder.info.efa > 0 || gate.is_some_and(|gate| gate.info.efa > 0);
         let about = format!("Builder of efa-gen run {}", self.folder.run);
+        let efa = self.ready.builder.info.efa > 0;
         let group = maker.group(&self.vpc(), &about, &self.ready.ssh_cidrs, efa).await?;
-        self.launch(role, image, &key, &group).await
+        self.launch(&key, &group).await
     }
 
     /// All of a run's machines are in one VPC.
@@ -124,68 +95,38 @@ impl Build<'_> {
         self.ready.builder.subnets.first().map(|subnet| subnet.vpc.clone()).unwrap_or_default()
     }
 
-    async fn launch(&mut self, role: Role, image: &str, key: &str, group: &str) -> Result<Instance> {
-        let now = jiff::Timestamp::now().as_second();
-        if role == Role::Gate && self.record.tried.get(role.name()).is_some_and(|tried| tried.deadline <= now) {
-            self.try_anew(role);
-        }
-        if let Some(instance) = self.launch_once(role, image, key, group).await? {
-            return Ok(instance);
-        }
-        self.talk.note("the machine that was to test the image has ended: another one is launched");
-        self.try_anew(role);
-        let ended = || {
-            let message = "another machine that was to test the image has ended at once";
-            Error::new(Class::Cloud, message).hint("EC2's console says why: its quota, spot, a KMS key")
-        };
-        self.launch_once(role, image, key, group).await?.ok_or_else(ended)
-    }
-
-    /// What was tried is over: the next launch has a token and a deadline of its own.
-    fn try_anew(&mut self, role: Role) {
-        let attempt = self.record.tried.get(role.name()).map_or(0, |tried| tried.attempt) + 1;
-        let anew = Tried { subnet: String::new(), deadline: self.deadline(), attempt };
-        self.record.tried.insert(role.name().to_owned(), anew);
-    }
-
     /// Launches in the first zone that has room. The token is the run's and the zone's: asked twice, EC2 answers with the
-    /// instance that is there. `None` if that is a gate which has ended.
-    async fn launch_once(&mut self, role: Role, image: &str, key: &str, group: &str) -> Result<Option<Instance>> {
+    /// instance that is there.
+    async fn launch(&mut self, key: &str, group: &str) -> Result<Instance> {
         let run = self.folder.run.as_str();
         let mut tags = run_tags(self.ready, run);
-        tags.insert(tags::ROLE.into(), role.name().into());
-        let machine = role.machine(self.ready).clone();
+        tags.insert(tags::ROLE.into(), ROLE.into());
+        let machine = self.ready.builder.clone();
         let mut full = Vec::new();
-        let tried = self.record.tried.get(role.name());
+        let tried = self.record.tried.as_ref();
         let first = tried.and_then(|tried| machine.subnets.iter().position(|subnet| subnet.id == tried.subnet));
         let deadline = tried.map_or_else(|| self.deadline(), |tried| tried.deadline);
-        let attempt = tried.map_or(0, |tried| tried.attempt);
         let user_data = self.user_data(deadline)?;
         let until = jiff::Timestamp::from_second(deadline).map(|time| time.to_string()).unwrap_or_default();
         tags.insert(tags::UNTIL.into(), until);
         for subnet in machine.subnets.iter().skip(first.unwrap_or(0)) {
-            self.record.tried.insert(role.name().to_owned(), Tried { subnet: subnet.id.clone(), deadline, attempt });
+            self.record.tried = Some(Tried { subnet: subnet.id.clone(), deadline });
             self.folder.keep(self.record)?;
             self.talk.step(format!("Launch a {} in {}", machine.kind, subnet.zone));
             let launch = Launch {
-                image: image.to_owned(),
                 key: key.to_owned(),
                 group: group.to_owned(),
                 user_data: user_data.clone().into_bytes(),
-                token: token(run, role, subnet, attempt),
+                token: format!("{run}-{ROLE}-{}", subnet.id),
                 tags: tags.clone(),
                 ..preflight::launch(self.args, self.plan, self.ready, &machine, subnet)
             };
             match settled(async || self.aws.launch(&launch, false).await).await {
                 Ok(launched) => {
                     let instance = launched.into_iter().next().unwrap_or_default();
-                    if role == Role::Gate && has_ended(&instance) {
-                        return Ok(None);
-                    }
                     self.maker().made(Kind::Instance, &instance.id)?;
-                    return Ok(Some(instance));
+                    return Ok(instance);
                 }
-                Err(error) if role == Role::Gate && error.is_used_up() => return Ok(None),
                 Err(error) if error.is_capacity() => {
                     self.talk.note(format!("{} has no room: {error}", subnet.zone));
                     full.push(subnet.zone.clone());
@@ -282,16 +223,6 @@ impl Build<'_> {
         self.folder.note_login(&guest.for_people())?;
         Ok(guest)
     }
-}
-
-/// At most 64 characters, as EC2 wants them.
-fn token(run: &str, role: Role, subnet: &Subnet, attempt: u32) -> String {
-    let first = format!("{run}-{}-{}", role.name(), subnet.id);
-    if attempt == 0 { first } else { format!("{first}-{attempt}") }
-}
-
-fn has_ended(instance: &Instance) -> bool {
-    ["terminated", "shutting-down"].contains(&instance.state.as_str())
 }
 
 /// The AWS CLI's tunnel (AWS Systems Manager User Guide, "Allow and control permissions for SSH connections").

@@ -5,6 +5,8 @@ use efa_gen::catalog::Catalog;
 use efa_gen::plan::{Plan, Then};
 use serde::Serialize;
 
+use super::gate::NODES;
+
 /// A rough range, for people who wonder whether to wait.
 #[derive(Debug, Clone, Serialize)]
 pub struct Estimate {
@@ -33,7 +35,7 @@ const COMPONENTS: [(&str, Range); 4] =
 /// Stop of the builder and CreateImage of an empty disk; then each GiB of the root volume as if it were full.
 const IMAGE: Range = (4.0, 10.0);
 const IMAGE_PER_GIB: Range = (0.0, 0.2);
-/// Launch of a machine with GPUs and the test on it.
+/// Launch of machines with GPUs and the test on them.
 const GATE: Range = (8.0, 25.0);
 
 /// `benches/nccl_build.sh`: 83.7 seconds for one architecture on 32 cores (README, "Speed"); the `make` of all of CUDA 13's
@@ -72,7 +74,7 @@ pub fn estimate(
     let hours = builder.1 / 60.0;
     let gate_price = gate.map_or(Some(0.0), |kind| prices.hourly(kind));
     let dollars = prices.hourly(builder_type).zip(gate_price).map(|(builder_price, gate_price)| {
-        let test = gate_price * tested.1 / 60.0;
+        let test = f64::from(NODES) * gate_price * tested.1 / 60.0;
         cents(builder_price * hours + prices.gp3(root_gib, hours) + test)
     });
     let missing = [Some(builder_type), gate].into_iter().flatten().find(|kind| prices.hourly(kind).is_none());

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::cost;
+use super::gate::NODES;
 use super::preflight::Ready;
 use crate::cli::cloud::{BuildArgs, Driver, HostKey};
 use crate::commands::build::Outcome;
@@ -176,7 +177,7 @@ fn calls_of_the_builder(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec<(St
     if !ready.ssh_cidrs.is_empty() {
         add("ec2:AuthorizeSecurityGroupIngress", format!("port 22 from {}", ready.ssh_cidrs.join(", ")));
     }
-    if ready.builder.info.efa > 0 || ready.gate.as_ref().is_some_and(|gate| gate.info.efa > 0) {
+    if ready.builder.info.efa > 0 {
         add("ec2:AuthorizeSecurityGroupIngress", "all traffic among its members, for EFA".into());
         add("ec2:AuthorizeSecurityGroupEgress", "all traffic among its members, for EFA".into());
     }
@@ -199,7 +200,12 @@ fn calls_of_the_publication(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec
         add("ec2:ModifyImageAttribute", "IMDSv2 alone, for every instance of the image".into());
     }
     if let Some(gate) = &ready.gate {
-        add("ec2:RunInstances", format!("one {} from the image, for its test", gate.kind));
+        add("ec2:AuthorizeSecurityGroupIngress", "all traffic among its members, for EFA".into());
+        add("ec2:AuthorizeSecurityGroupEgress", "all traffic among its members, for EFA".into());
+        if gate.info.clusters {
+            add("ec2:CreatePlacementGroup", "for the machines of the test".into());
+        }
+        add("ec2:RunInstances", format!("{NODES} x {} from the image, for its test", gate.kind));
     }
     let publish = &args.publish;
     for region in &publish.copy_to {

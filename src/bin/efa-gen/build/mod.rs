@@ -4,6 +4,7 @@
 pub mod builder;
 pub mod cost;
 pub mod describe;
+mod gate;
 mod image;
 mod install;
 pub mod make;
@@ -17,16 +18,16 @@ pub mod tags;
 
 use std::time::Duration;
 
+use efa_gen::catalog::Catalog;
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::plan::{Plan, When};
 
-use self::builder::Role;
 use self::install::Install;
 use self::preflight::Ready;
 use self::run::{Folder, Record};
 use crate::cli::cloud::BuildArgs;
 use crate::ec2::Aws;
-use crate::ec2::model::{Image, Instance, Tags};
+use crate::ec2::model::{Image, Instance};
 use crate::events::Talk;
 use crate::ssh::Guest;
 
@@ -36,6 +37,7 @@ const ENDS: Duration = Duration::from_secs(15 * 60);
 /// One run: what it is to make, with what, and where it writes down how far it is.
 pub struct Build<'a> {
     pub aws: &'a Aws,
+    pub catalog: &'a Catalog,
     pub plan: &'a Plan,
     pub script: &'a str,
     pub args: &'a BuildArgs,
@@ -70,7 +72,7 @@ impl Build<'_> {
     }
 
     async fn make_image(&mut self) -> Result<Image> {
-        let there = self.own_instance(Role::Builder).await?;
+        let there = self.own_instance().await?;
         if let Some(instance) = there.filter(|instance| ["stopped", "stopping"].contains(&instance.state.as_str())) {
             if !self.is_sealed(&instance).await? {
                 let message = format!("builder {} was stopped from outside before it was sealed", instance.id);
@@ -79,7 +81,7 @@ impl Build<'_> {
             }
             return self.image(&instance, None).await;
         }
-        let (instance, guest) = self.machine(Role::Builder, &self.ready.base.id).await?;
+        let (instance, guest) = self.machine().await?;
         match self.install(&instance, &guest).await {
             Ok(true) => self.image(&instance, None).await,
             Ok(false) => match self.image(&instance, Some(&guest)).await {
@@ -165,7 +167,7 @@ impl Build<'_> {
 
     /// The builder goes while the image is tested, copied and shared.
     async fn publish(&mut self, image: &Image) -> Result<Vec<publish::Copy>> {
-        let builder = self.own_instance(Role::Builder).await.unwrap_or_default();
+        let builder = self.own_instance().await.unwrap_or_default();
         let aws = self.aws;
         let (ended, published) = tokio::join!(
             async {
@@ -182,48 +184,6 @@ impl Build<'_> {
         let copies = published?;
         ended?;
         Ok(copies)
-    }
-
-    /// Guide step 8 on a machine of the type that the image is for. An image that fails is tagged so and goes to nobody.
-    async fn gate(&mut self, image: &Image) -> Result<()> {
-        if self.ready.gate.is_none() || image.tags.get(tags::VERDICT).is_some_and(|verdict| verdict == "passed") {
-            return Ok(());
-        }
-        self.talk.step("Test the image on a machine of its type");
-        let (instance, guest) = self.machine(Role::Gate, &image.id).await?;
-        let install = self.install_on(&instance, &guest);
-        install.wait_until_up().await?;
-        let mut verdict = Ok(());
-        for stage in self.plan.stages.iter().filter(|stage| stage.run == When::Target) {
-            verdict = install.stage(stage).await;
-            if verdict.is_err() {
-                break;
-            }
-        }
-        let (word, state) = if verdict.is_ok() { ("passed", tags::BUILDING) } else { ("failed", tags::REFUSED) };
-        let tags =
-            Tags::from([(tags::VERDICT.to_owned(), word.to_owned()), (tags::STATE.to_owned(), state.to_owned())]);
-        let on: Vec<String> = image.snapshots.iter().chain([&image.id]).cloned().collect();
-        match verdict {
-            // A machine that was ended or a connection that was lost says nothing of the image.
-            Err(error) if error.class() != Class::Check => {
-                return Err(self.with_logs(&instance, &guest, error).await);
-            }
-            _ => self.aws.tag(&on, &tags).await?,
-        }
-        if let Err(error) = verdict {
-            let error = self.with_logs(&instance, &guest, error).await;
-            let hint = format!(
-                "{} is tagged {}=failed and was not published; efa-gen image rm removes it",
-                image.id,
-                tags::VERDICT
-            );
-            return Err(Error::new(Class::Check, format!("image {} did not pass its gate", image.id))
-                .because(error)
-                .hint(hint));
-        }
-        self.aws.terminate(&[instance.id], ENDS).await?;
-        Ok(())
     }
 }
 

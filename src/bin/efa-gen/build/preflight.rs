@@ -7,12 +7,12 @@ use efa_gen::catalog::Catalog;
 use efa_gen::catalog::distribution::Distribution;
 use efa_gen::cluster::nic::{self, Nic};
 use efa_gen::error::{Class, Error, Result};
-use efa_gen::plan::{Plan, When};
+use efa_gen::plan::Plan;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::problem::Problem;
-use super::{publish, tags};
+use super::{gate, publish, tags};
 use crate::cli::cloud::{BuildArgs, Driver, HostKey};
 use crate::ec2::Aws;
 use crate::ec2::model::{Identity, Image, Launch, Subnet, Tags};
@@ -25,7 +25,7 @@ pub struct Ready {
     pub region: String,
     pub base: Image,
     pub builder: Machine,
-    /// The machine on which the image is tested before it is published.
+    /// The machines on which the image is tested before it is published.
     pub gate: Option<Machine>,
     pub public_address: bool,
     pub ssh_cidrs: Vec<String>,
@@ -78,9 +78,9 @@ impl<'a> Preflight<'a> {
         };
         let base = self.base().await;
         let args = self.args;
-        let builder = self.look.machine(&args.builder.builder_type, &self.wish(BUILDER)).await;
+        let builder = self.look.machine(&args.builder.builder_type, &self.wish(BUILDER, 1)).await;
         let gate = match &self.args.publish.gate {
-            Some(kind) => self.look.machine(kind, &self.wish(GATE)).await,
+            Some(kind) => self.look.machine(kind, &self.wish(GATE, gate::NODES)).await,
             None => None,
         };
         let public_address = match builder.as_ref().and_then(|builder| builder.subnets.first()) {
@@ -89,10 +89,13 @@ impl<'a> Preflight<'a> {
         };
         let ssh_cidrs = self.look.cidrs(&args.reach, public_address, "the builder").await;
         let (Some(base), Some(builder)) = (base, builder) else { return Err(self.look.problems) };
-        for (machine, flag) in [(Some(&builder), BUILDER), (gate.as_ref(), GATE)] {
+        for (machine, flag, count) in [(Some(&builder), BUILDER, 1), (gate.as_ref(), GATE, gate::NODES)] {
             if let Some(machine) = machine {
-                self.look.check_machine(machine, &self.wish(flag)).await;
+                self.look.check_machine(machine, &self.wish(flag, count)).await;
             }
+        }
+        if let Some(gate) = &gate {
+            self.check_gate(gate);
         }
         let root_gib = self.root_gib(&base);
         let name = self.args.publish.name.clone().unwrap_or_else(|| self.default_name(&base));
@@ -121,14 +124,14 @@ impl<'a> Preflight<'a> {
         if self.look.problems.is_empty() { Ok(ready) } else { Err(self.look.problems) }
     }
 
-    fn wish(&self, flag: &'static str) -> Wish<'a> {
+    fn wish(&self, flag: &'static str, count: u32) -> Wish<'a> {
         Wish {
             flag,
             architecture: (&self.plan.base.architecture, "the plan"),
             subnet: self.args.builder.subnet.as_deref(),
             spot: self.args.builder.spot,
             console: self.args.builder.host_key == HostKey::Console && self.args.driver == Driver::Native,
-            count: 1,
+            count,
         }
     }
 
@@ -143,14 +146,21 @@ impl<'a> Preflight<'a> {
             self.look.add(error);
         }
         self.look.problems.extend(place::check_reach(reach));
-        if let Some(gate) = &publish.gate
-            && !self.plan.stages.iter().any(|stage| stage.run == When::Target)
-        {
-            let what = format!("--gate {gate} has nothing to run: the plan has no test");
-            self.look.add(Problem::usage(
-                what,
-                "add --test, which ends the script with guide step 8; --no-gpu leaves nothing to test",
-            ));
+        if let (Some(gate), true) = (&publish.gate, self.args.recipe.no_gpu) {
+            let what = format!("--gate {gate} has nothing to run: --no-gpu leaves no NCCL in the image");
+            self.look.add(Problem::usage(what, "leave out one of them"));
+        }
+    }
+
+    /// The gate is a cluster of two: each machine needs EFA and a GPU.
+    fn check_gate(&mut self, gate: &Machine) {
+        let Machine { kind, info, .. } = gate;
+        if let Err(error) = nic::layout(kind, info.efa, info.cards) {
+            self.look.add(error);
+        }
+        if info.gpus == 0 {
+            let what = format!("--gate {kind} has no GPU: the NCCL test needs one");
+            self.look.add(Problem::new(what, "name the type that the image is for"));
         }
     }
 

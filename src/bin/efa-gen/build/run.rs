@@ -1,7 +1,6 @@
 //! Owns what is kept of a run on this machine: its folder with the flags, the login key, the known host keys, the log and
 //! the ledger of what was made. A cache: the tags in the account are the truth. Knows nothing of AWS's calls.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -39,8 +38,8 @@ pub struct Record {
     pub base: String,
     /// Name of the image to be.
     pub name: String,
-    /// By role: how its machine was launched last.
-    pub tried: BTreeMap<String, Tried>,
+    /// How the builder was launched last.
+    pub tried: Option<Tried>,
 }
 
 /// Account and region of a run.
@@ -56,9 +55,6 @@ pub struct Tried {
     pub subnet: String,
     /// Seconds since 1970 at which the machine ends itself.
     pub deadline: i64,
-    /// How many machines of this role have ended before it.
-    #[serde(default)]
-    pub attempt: u32,
 }
 
 /// The folder of one run.

@@ -121,7 +121,7 @@ pub struct PublishArgs {
     /// Name of the image, 3 to 128 characters [default: made of distribution, stack, plan and base AMI]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Before anything is published: launch an instance of this type from the image and run all_reduce_perf on it
+    /// Before anything is published: launch two instances of this type from the image and run all_reduce_perf on both
     #[arg(long, value_name = "TYPE")]
     pub gate: Option<String>,
     /// Copy the image to this region (repeatable)

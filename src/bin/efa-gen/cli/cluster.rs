@@ -77,6 +77,8 @@ pub enum ClusterCommand {
     Run(ClusterRunArgs),
     /// Look at every node: limits, EFA devices, GPUs, versions, clocks, logins between them
     Check(ClusterCheckArgs),
+    /// Run the NCCL test on it and judge it; `efa-gen validate --cluster NAME` has all the flags
+    Validate(ClusterRef),
     /// Add nodes
     Grow(ClusterGrowArgs),
     /// End every node and remove everything of the cluster

@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 
 use super::OutputArg;
+#[cfg(feature = "ec2")]
+use super::cloud::AccountArgs;
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("where").multiple(false))]
@@ -85,6 +87,37 @@ pub struct TestArgs {
     /// folder]
     #[arg(long, value_name = "FILE", conflicts_with = "log")]
     pub keep_log: Option<PathBuf>,
+}
+
+#[cfg(feature = "ec2")]
+impl ValidateArgs {
+    /// As on the command line with no more than a cluster, and where its log is kept.
+    pub fn of_cluster(name: &str, account: &AccountArgs, log: Option<PathBuf>) -> Self {
+        ValidateArgs {
+            log: Vec::new(),
+            test: TestArgs {
+                hostfile: None,
+                cluster: Some(name.to_owned()),
+                region: account.region.clone(),
+                profile: account.profile.clone(),
+                collective: vec!["all-reduce".to_owned()],
+                max_size: 1 << 30,
+                iterations: 20,
+                timeout: Duration::from_secs(30 * 60),
+                stack: None,
+                mpirun: None,
+                tests_dir: None,
+                keep_log: log,
+            },
+            instance_type: None,
+            hosts: None,
+            min_busbw: None,
+            exit_status: None,
+            output: OutputArg::Human,
+            html: None,
+            junit: None,
+        }
+    }
 }
 
 #[cfg(feature = "ec2")]

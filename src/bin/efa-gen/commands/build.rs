@@ -100,6 +100,7 @@ async fn one(order: &Order, talk: &Talk, mut stop: watch::Receiver<u32>) -> Resu
     let script = files.first().map(|file| file.text.as_str()).unwrap_or_default();
     let mut build = Build {
         aws: &aws,
+        catalog: &order.catalog,
         plan,
         script,
         args,

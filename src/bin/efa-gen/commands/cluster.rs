@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use efa_gen::error::{Class, Error, Result};
 use serde::Serialize;
 
-use super::{account, launch, list, recipe};
+use super::{account, launch, list, recipe, validate};
 use crate::build::run::{self, Folder};
 use crate::build::{problem, sweep, tags};
 use crate::cli::OutputArg;
@@ -15,6 +15,7 @@ use crate::cli::cluster::{
     ClusterCheckArgs, ClusterCommand, ClusterGrowArgs, ClusterLsArgs, ClusterRef, ClusterRmArgs, ClusterRunArgs,
     ClusterSshArgs,
 };
+use crate::cli::validate::ValidateArgs;
 use crate::cluster::check::check;
 use crate::cluster::launch::Run;
 use crate::cluster::preflight::Preflight;
@@ -33,6 +34,9 @@ pub fn run(command: &ClusterCommand) -> Result<()> {
         ClusterCommand::Ssh(args) => ssh(args),
         ClusterCommand::Run(args) => account::block_on(run_everywhere(args)),
         ClusterCommand::Check(args) => account::block_on(check_all(args)),
+        ClusterCommand::Validate(cluster) => {
+            validate::run(&ValidateArgs::of_cluster(&cluster.name, &cluster.account, None))
+        }
         ClusterCommand::Grow(args) => account::block_on(grow(args)),
         ClusterCommand::Rm(args) => account::block_on(rm(args)),
     }

@@ -51,10 +51,8 @@ struct Run {
 }
 
 pub fn run(args: &SweepArgs) -> Result<()> {
-    let mut limit = seconds("--older-than", &args.older_than)?;
+    let limit = seconds("--older-than", &args.older_than)?;
     if let Some(run) = &args.run {
-        // Whoever names a run knows that it is dead.
-        limit = 0;
         match run::folder_of(run) {
             Err(error) if error.class() == Class::Usage => return Err(error),
             _ => {}
@@ -83,7 +81,11 @@ async fn sweep(args: &SweepArgs, limit: i64) -> Result<()> {
             rows[row].kept = Some("at work");
         }
     }
-    let young: Vec<String> = runs.iter().filter(|(_, run)| !is_old(run, limit)).map(|(name, _)| name.clone()).collect();
+    let young: Vec<String> = runs
+        .iter()
+        .filter(|(_, run)| args.run.is_none() && !is_old(run, limit))
+        .map(|(name, _)| name.clone())
+        .collect();
     for name in young {
         let Some(run) = runs.remove(&name) else { continue };
         let why = if run.lives {
@@ -225,9 +227,9 @@ fn by_run(rows: &[Row]) -> BTreeMap<String, Run> {
 }
 
 /// A run goes as a whole, by its youngest thing: the group of a build that has just launched its builder is in use; so is
-/// everything of a builder that has not reached its deadline.
+/// everything of a machine that has not reached its deadline. Whoever names a run knows that it is dead.
 fn is_old(run: &Run, limit: i64) -> bool {
-    limit == 0 || (!run.lives && run.youngest.is_some_and(|age| age >= limit))
+    !run.lives && (limit == 0 || run.youngest.is_some_and(|age| age >= limit))
 }
 
 fn show(args: &SweepArgs, rows: &[Row]) -> Result<()> {

@@ -33,11 +33,6 @@ impl ApiError {
         self.code.ends_with(".Duplicate")
     }
 
-    /// Whether the token of a launch belongs to an instance that has ended.
-    pub fn is_used_up(&self) -> bool {
-        self.code == "IdempotentInstanceTerminated"
-    }
-
     /// Whether the call would have succeeded, had it not been a dry run.
     pub fn is_dry_run(&self) -> bool {
         self.code == "DryRunOperation"

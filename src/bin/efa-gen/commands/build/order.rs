@@ -84,10 +84,7 @@ fn move_to(record: &mut Record, ssh_cidrs: &[String]) -> Result<()> {
 
 fn order(args: &BuildArgs, distribution: &str, resumed: Option<Resumed>) -> Result<Order> {
     let catalog = recipe::catalog(args.recipe.stack_file.as_deref())?;
-    let mut recipe_args = args.recipe.clone();
-    // A gate runs the test that the plan ends with.
-    recipe_args.test |= args.publish.gate.is_some() && !recipe_args.no_gpu;
-    let request = Request { distribution: distribution.to_owned(), ..recipe::request(&recipe_args)? };
+    let request = Request { distribution: distribution.to_owned(), ..recipe::request(&args.recipe)? };
     let plan = plan::plan(&catalog, &request)?;
     if let Some(Resumed { folder, record, .. }) = resumed.as_ref().filter(|run| run.record.plan != plan.digest()) {
         let message = format!("run {} was of plan {}, its flags now give {}", folder.run, record.plan, plan.digest());
@@ -111,7 +108,7 @@ pub fn new_run(order: &Order, ready: &Ready) -> Result<(Folder, Record)> {
         plan: order.plan.digest(),
         base: ready.base.id.clone(),
         name: ready.name.clone(),
-        tried: std::collections::BTreeMap::new(),
+        tried: None,
     };
     folder.keep(&record)?;
     Ok((folder, record))
