@@ -379,12 +379,7 @@ fn with_efa_gen_the_run_ends() {
         let output = child.wait_with_output().expect("it ends");
         assert_eq!(output.status.code(), code, "{}", stderr(&output));
         assert!(gone(&stage), "{signal}");
-        assert_eq!(
-            stderr(&output).contains("what was said so far is in run.check.log"),
-            code.is_some(),
-            "{}",
-            stderr(&output)
-        );
+        assert_eq!(stderr(&output).contains("check: the log is run.check.log"), code.is_some(), "{}", stderr(&output));
         assert!(!names(&stage.path("")).contains(&"run.log".to_owned()));
     }
 }

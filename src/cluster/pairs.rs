@@ -178,7 +178,11 @@ pub struct HostLine {
 impl HostLine {
     /// What stands beside its figures.
     pub fn remark(&self) -> String {
-        let failed = self.failure.iter().map(|why| format!("{} of {} pairs failed ({why})", self.failed, self.pairs));
+        // The others' pairs with a bad host say nothing of them.
+        let failed = self.failure.iter().map(|why| match (self.failed, self.pairs) {
+            (failed, pairs) if failed * 2 > pairs => format!("{failed} of {pairs} pairs failed ({why})"),
+            (failed, pairs) => format!("{failed} of {pairs} pairs failed"),
+        });
         failed.chain(self.odd.iter().cloned()).collect::<Vec<_>>().join(", ")
     }
 }
@@ -365,18 +369,20 @@ pub fn tell(verdict: &mut Verdict, matrix: &Matrix) {
     let sentence = matrix.sentence();
     verdict.notes.push(format!("pairs: {}: {sentence}", matrix.scope()));
     let to_do = match &matrix.found {
-        Found::Hosts(_) => {
-            "test without the hosts that stand out; look there at the EFA devices (fi_info -p efa), the GPUs (nvidia-smi -q -d ECC) \
-             and dmesg, or replace them"
-        }
-        Found::Ways => "launch the hosts together in one placement group",
+        Found::Hosts(named) => format!(
+            "test without {}; look there at the EFA devices (fi_info -p efa), the GPUs (nvidia-smi -q -d ECC) and dmesg",
+            named.iter().map(|host| matrix.hosts[*host].address.as_str()).collect::<Vec<_>>().join(", ")
+        ),
+        Found::Ways => "launch the hosts together in one placement group".into(),
         Found::Alike => {
-            "the cause is the same on every host: check the placement group, the number of EFAs, the versions and NCCL's environment"
+            "pairs of hosts are all alike, so the cause is the same everywhere: check the placement group, the number of EFAs, \
+             the versions and NCCL's environment"
+                .into()
         }
     };
     let below = matrix.pairs.iter().filter(|pair| pair.below_bar).count();
     match verdict.findings.first_mut().filter(|finding| finding.weight == Weight::Failure) {
-        Some(first) => first.to_do = format!("{sentence}; {to_do}"),
+        Some(first) => first.to_do = to_do,
         None if matrix.found != Found::Alike || below > 0 => {
             let what = if matrix.found == Found::Alike {
                 format!("{below} pairs are below the bar; {sentence}")
@@ -385,9 +391,7 @@ pub fn tell(verdict: &mut Verdict, matrix: &Matrix) {
             };
             verdict.outcome = Outcome::Fail;
             verdict.sentence = format!("{}: {what}", Check::TooSlow.failure());
-            verdict
-                .findings
-                .insert(0, Finding { check: Check::TooSlow, weight: Weight::Failure, what, to_do: to_do.into() });
+            verdict.findings.insert(0, Finding { check: Check::TooSlow, weight: Weight::Failure, what, to_do });
         }
         None => {}
     }
