@@ -273,6 +273,31 @@ fn other_runs_of_ours_with_nccl_2_30() {
     }
 }
 
+/// NCCL_NET makes a missing plugin, or one without a device, an error: what the verdict says first is why, not that NCCL
+/// failed.
+#[test]
+fn a_hard_error_names_what_brought_it_about() {
+    for (name, words, to_do) in [
+        (
+            "two-gpus-efa-asked.log",
+            "the plugin found no provider on rank 0, rank 1 (host vm): No eligible providers were found",
+            "EFA",
+        ),
+        ("two-gpus-no-plugin.log", "NCCL did not find the plugin on rank 0, rank 1 (host vm)", "libnccl-net.so"),
+    ] {
+        let report = read(fixture(name).0, Some(3));
+        let verdict = judged(&report, None, 1);
+        let first = verdict.findings.first().expect("it failed");
+        assert_eq!((verdict.outcome, first.check), (Outcome::Fail, Check::RunFailed), "{name}");
+        assert!(first.what.contains(words), "{name}: {}", first.what);
+        assert!(first.to_do.contains(to_do), "{name}: {}", first.to_do);
+        assert!(verdict.findings.iter().any(|finding| finding.what.contains("Failed to initialize any NET plugin")));
+    }
+    // A run that went on without the plugin is another matter.
+    let verdict = judged(&read(fixture("ar-v2.18.3-two-gpus-net-socket.log").0, Some(0)), None, 1);
+    assert!(verdict.findings.iter().all(|finding| finding.check != Check::RunFailed), "{:?}", verdict.findings);
+}
+
 /// AWS's and other people's logs.
 const PUBLIC: Wanted =
     Wanted { end: End::Complete, in_bounds: Some(true), outcome: Outcome::Pass, hosts: 2, ..NOTHING };

@@ -79,6 +79,17 @@ fn run(found: &mut Found, report: &Report) {
         let to_do = "look for the rank that printed nothing last, or give it more time";
         found.fail(check, "it did not end in time (exit status 124)", to_do);
     }
+    // What brought the failures about, where the ranks have told it before.
+    if report.row_count == 0 && !report.failures.is_empty() {
+        let failed = |rank: &Rank| rank.trouble.is_some() && rank.providers.is_empty();
+        if report.ranks.iter().any(|rank| rank.plugin_missing) {
+            let ranks = who(report, |rank| rank.plugin_missing);
+            found.fail(check, format!("NCCL did not find the plugin on {ranks}"), LIBRARY_PATH);
+        } else if let Some(rank) = report.ranks.iter().find(|rank| failed(rank)) {
+            let said = rank.trouble.as_deref().unwrap_or_default();
+            found.fail(check, format!("the plugin found no provider on {}: {said}", who(report, failed)), DEVICE);
+        }
+    }
     for failure in &report.failures {
         let again = if failure.count > 1 { format!(" ({} times)", failure.count) } else { String::new() };
         found.fail(check, format!("{}{again}", failure.line), failure.to_do);

@@ -39,7 +39,7 @@ const NCCL_NET: &str = "NCCL_NET names a plugin that was not loaded: put the fol
                         LD_LIBRARY_PATH on every host";
 
 /// Most fundamental first: where one failure brings another about, it stands before it.
-pub(super) static RUN: [Text; 44] = [
+pub(super) static RUN: [Text; 45] = [
     text("Could not resolve hostname", REACH),
     text("Permission denied (publickey", SSH_KEY),
     text("Host key verification failed", HOST_KEY),
@@ -75,6 +75,8 @@ pub(super) static RUN: [Text; 44] = [
     text("was unable to start the specified application", PATHS),
     text("Invalid number of GPUs", "start no more ranks on a host than it has GPUs"),
     text("Error: network ", NCCL_NET),
+    // What NCCL 2.30 says instead.
+    text("Failed to initialize any NET plugin", NCCL_NET),
     text("Test NCCL failure", "run it again with NCCL_DEBUG=INFO: NCCL's warning before this line tells why"),
     text("Test CUDA failure", "check the driver with nvidia-smi on that host"),
     text("Test failure", EARLIER),
