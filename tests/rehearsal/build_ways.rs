@@ -162,63 +162,9 @@ fn todays_packer_drives_a_build() {
     by_packer(&todays(), &Account::in_region("eu-north-1"));
 }
 
-/// Two GPUs as far as a script can see: on the bus from the next boot on, and in nvidia-smi's words.
-const STAND_IN: &str = r#"#!/bin/sh
-set -e
-cat >/usr/local/sbin/two-gpus <<'TEXT'
-#!/bin/sh
-set -e
-mount -t tmpfs tmpfs /sys/bus/pci/devices
-for slot in 1e 1f; do
-  mkdir /sys/bus/pci/devices/0000:00:$slot.0
-  cd /sys/bus/pci/devices/0000:00:$slot.0
-  echo 0x10de >vendor
-  echo 0x20b0 >device
-  echo 0x030200 >class
-done
-TEXT
-cat >/etc/systemd/system/two-gpus.service <<'TEXT'
-[Unit]
-Before=ssh.service
-[Service]
-Type=oneshot
-ExecStart=/bin/sh /usr/local/sbin/two-gpus
-[Install]
-WantedBy=multi-user.target
-TEXT
-systemctl enable two-gpus.service
-cat >/usr/bin/nvidia-smi <<'TEXT'
-#!/bin/sh
-echo 580.159.04
-echo 580.159.04
-TEXT
-mkdir -p /opt/amazon/openmpi/bin
-rm -f /opt/amazon/openmpi/bin/mpirun
-cat >/opt/amazon/openmpi/bin/mpirun <<'TEXT'
-#!/bin/sh
-cat /opt/nccl.log
-TEXT
-chmod 0755 /usr/bin/nvidia-smi /opt/amazon/openmpi/bin/mpirun
-cat >/opt/nccl.log <<'TEXT'
-THE LOG
-TEXT
-"#;
-
-/// A machine that says it has two GPUs and whose mpirun prints this log: what the gate judges.
-fn stand_in(account: &Account, log: &str) -> String {
-    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/nccl/");
-    let log = fs::read_to_string(format!("{fixture}{log}")).expect("the fixture");
-    let script = STAND_IN.replace("THE LOG", log.trim_end());
-    let path = account.file("stand-in.sh");
-    fs::write(&path, script).expect("a file can be written");
-    path.display().to_string()
-}
-
-fn gated(account: &Account, log: &str) -> crate::machine::Ran {
-    let script = stand_in(account, log);
-    let more = ["--gate", "g4dn.8xlarge", "--extra-script", &script, "--no-encrypt", "--share", "111122223333"];
-    ran(&mut account.build(&[], &more))
-}
+/// A type with one EFA device and one GPU.
+const GATE: [&str; 2] = ["--gate", "g4dn.8xlarge"];
+const SHARED: [&str; 3] = ["--no-encrypt", "--share", "111122223333"];
 
 fn shared_with(account: &Account, image: &Value) -> Value {
     let asked = json!({"ImageId": image["ImageId"], "Attribute": "launchPermission"});
@@ -229,14 +175,15 @@ fn shared_with(account: &Account, image: &Value) -> Value {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn an_image_that_passes_its_gate_is_published() {
     let account = Account::in_region("me-south-1");
+    account.ready_image();
     let before = account.things();
-    let said = gated(&account, "one-host-efa.log").good();
-    assert!(said.contains("EFA-GEN VERDICT: PASS on one host"), "{said}");
+    let said = ran(&mut account.short_build(&[], &[&GATE[..], &SHARED].concat())).good();
+    assert!(said.contains("NCCL test: ") && said.contains("2 ranks on 2 hosts"), "{said}");
     let run = account.runs().pop().expect("a run");
     let images = account.images_of(&run);
     assert_eq!(tag(&images[0], "efa-gen:verdict"), "passed");
     assert_eq!(shared_with(&account, &images[0]), json!([{"UserId": "111122223333"}]));
-    assert_eq!(account.instances_of(&run).len(), 2, "a builder and a machine to test the image on");
+    assert_eq!(account.instances_of(&run).len(), 3, "a builder and two machines to test the image on");
     account.published_then_removed(&run, &before);
 }
 
@@ -245,8 +192,14 @@ fn an_image_that_passes_its_gate_is_published() {
 fn an_image_that_fails_its_gate_is_tagged_and_shared_with_nobody() {
     let account = Account::in_region("ap-northeast-3");
     let before = account.things();
-    gated(&account, "ar-v2.19.6-ofi-tcp.log")
-        .failed(7, &["did not pass its gate", "EFA-GEN VERDICT: FAIL: libfabric provider tcp instead of efa", "hint:"]);
+    // Something in the image keeps the plugin from EFA.
+    let script = account.file("no-efa.sh");
+    fs::write(&script, "#!/bin/sh\necho tcp >/etc/efa-gen-scenario\n").expect("a file can be written");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("its mode can be set");
+    let script = script.display().to_string();
+    let more = [&["--extra-script", script.as_str(), "--ssh-cidr", "10.78.0.1/32"][..], &GATE, &SHARED].concat();
+    let said = ran(&mut account.through(&[], &account.words(&more)));
+    said.failed(7, &["did not pass its gate", "libfabric provider tcp instead of efa", "gate.log", "hint:"]);
     let run = account.runs().pop().expect("a run");
     let images = account.images_of(&run);
     assert_eq!(tag(&images[0], "efa-gen:verdict"), "failed");
