@@ -58,6 +58,19 @@ fn shellcheck_finds_nothing_in_any_script() {
 }
 
 #[test]
+#[ignore = "needs shellcheck; run by .ci/run"]
+fn shellcheck_finds_nothing_in_a_batch_job() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    for variant in [&["--stack", "guide"][..], &["--collective", "alltoall", "--min-busbw", "3.5"]] {
+        let fixed = ["validate", "--slurm", "--nodes", "4", "--instance-type", "p3dn.24xlarge"];
+        let job = efa_gen(&[&fixed, variant].concat());
+        fs::write(folder.path().join("job.sh"), &job.stdout).expect("it can be written");
+        let output = program("shellcheck", &["job.sh"], folder.path());
+        assert!(job.status.success() && output.status.success(), "{}{}", stderr(&job), stdout(&output));
+    }
+}
+
+#[test]
 #[ignore = "needs packer; run by .ci/run"]
 fn packer_takes_every_template() {
     each_rendering(|folder, name| {

@@ -5,10 +5,14 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
+use std::time::Duration;
 
 use base64::Engine;
+use efa_gen::catalog::environment;
+use efa_gen::cluster::test::{Collective, Sizes};
 use efa_gen::cluster::trust::{self, Node};
 use efa_gen::plan::{Plan, When};
+use efa_gen::render::slurm;
 use efa_gen::render::{self, Format, PackerGrammar, builder};
 use support::{catalog, default_plan, in_repository};
 
@@ -105,10 +109,40 @@ fn a_nodes_user_data_and_trust() {
     });
 }
 
+/// The batch job that `efa-gen validate --slurm` prints.
+#[test]
+fn a_batch_job() {
+    let catalog = catalog();
+    let version = |version: &str| Some(version.to_owned());
+    let software = environment::Software {
+        efa: version("1.22.1"),
+        nccl: version("2.18.6-1"),
+        plugin: version("1.5.0"),
+        gpudirect: false,
+    };
+    let job = slurm::job(&slurm::Job {
+        nodes: 4,
+        instance_type: catalog.instance_type("p4d.24xlarge").expect("it is known"),
+        collectives: &[Collective::AllReduce, Collective::AllToAll],
+        sizes: Sizes { min: 8, max: 1 << 30, iterations: 20 },
+        limit: Duration::from_secs(1800),
+        min_busbw: Some(42.5),
+        tests: "/shared/nccl tests",
+        software: &software,
+        variables: &catalog.environment,
+    });
+    insta::with_settings!({
+        snapshot_path => in_repository("snapshots/slurm"),
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, { insta::assert_snapshot!("job.sh", job.expect("it can be rendered")); });
+}
+
 #[test]
 fn no_snapshot_is_an_orphan() {
     let mut expected =
         BTreeSet::from(["node.yaml", "trust.sh", "user-data.sh"].map(|name| format!("builder/{name}.snap")));
+    expected.insert("slurm/job.sh.snap".into());
     for distribution in &catalog().distributions {
         for (name, _) in product(&default_plan(&distribution.id)) {
             expected.insert(format!("{}/{name}.snap", distribution.id));

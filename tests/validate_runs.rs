@@ -211,12 +211,15 @@ fn the_environment_is_that_of_the_stack() {
     };
     let (old, said) = variables(&["--stack", "guide"]);
     assert!(old.contains("|-x|FI_PROVIDER=efa|") && old.contains("|-x|NCCL_NET=AWS Libfabric|"), "{old}");
-    assert!(said.contains("note: environment for EFA 1.9.5, NCCL 2.7.8-1, plugin 1.1.0, by --stack guide"), "{said}");
+    assert!(said.contains("note: environment for EFA 1.9.5, NCCL 2.7.8-1, plugin 1.1.0: by --stack guide"), "{said}");
     let (new, _) = variables(&["--stack", "cuda-13.0"]);
     assert!(new.contains("|-x|NCCL_NET=Libfabric|-x|NCCL_ALGO=Ring|") && !new.contains("FI_"), "{new}");
     let (unknown, said) = variables(&[]);
     assert!(unknown.contains("|-x|NCCL_NET=AWS Libfabric|-x|NCCL_ALGO=Ring|") && !unknown.contains("FI_"), "{unknown}");
-    assert!(said.contains("environment for software of today: this machine has no /etc/efa-gen.json"), "{said}");
+    assert!(
+        said.contains("environment for software that is not known: this machine has no /etc/efa-gen.json"),
+        "{said}"
+    );
     let (gdr, _) = variables(&["--stack", "cuda-11.8", "--instance-type", "p4d.24xlarge"]);
     assert!(gdr.contains("|-x|FI_EFA_USE_DEVICE_RDMA=1|"), "{gdr}");
 }

@@ -35,6 +35,16 @@ pub struct Software {
     pub gpudirect: bool,
 }
 
+impl Software {
+    /// For people: `EFA 1.50.0, NCCL 2.30.4-1, plugin 1.21.1`, or that it is not known.
+    pub fn told(&self) -> String {
+        let named = [("EFA", &self.efa), ("NCCL", &self.nccl), ("plugin", &self.plugin)];
+        let known: Vec<String> =
+            named.iter().filter_map(|(name, version)| Some(format!("{name} {}", version.as_ref()?))).collect();
+        if known.is_empty() { "software that is not known".into() } else { known.join(", ") }
+    }
+}
+
 impl Variable {
     fn fits(&self, software: &Software) -> bool {
         let from = |minimum: &Option<String>, version: &Option<String>| match (minimum, version) {

@@ -12,6 +12,12 @@ use crate::render::shell::quote;
 /// Seconds that a program may take to end after it was asked to.
 pub const GRACE: Duration = Duration::from_secs(15);
 
+/// What the fast check measures: enough to see whether the hosts reach each other, and over what.
+pub const CHECK: Sizes = Sizes { min: 8, max: 8 << 20, iterations: 5 };
+
+/// How long the fast check may take; a large host's GPUs take a minute to begin.
+pub const CHECK_LIMIT: Duration = Duration::from_secs(5 * 60);
+
 /// What stands on standard error before the program's exit status, when it has ended.
 const EXIT: &str = "EFA-GEN EXIT ";
 

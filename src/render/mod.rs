@@ -8,6 +8,7 @@ mod packer;
 pub mod report;
 mod script;
 pub mod shell;
+pub mod slurm;
 mod template;
 
 use crate::error::Result;

@@ -32,7 +32,7 @@ pub struct ValidateArgs {
     pub min_busbw: Option<f64>,
     /// Exit status of the program that wrote the log; 124 says that it did not end in time
     #[arg(long, value_name = "N", requires = "log")]
-    #[cfg_attr(feature = "ec2", arg(conflicts_with_all = ["hostfile", "cluster"]))]
+    #[cfg_attr(feature = "ec2", arg(conflicts_with_all = ["hostfile", "cluster", "slurm"]))]
     pub exit_status: Option<i32>,
     /// Form of the output
     #[arg(long, value_enum, default_value_t = OutputArg::Human)]
@@ -55,6 +55,13 @@ pub struct TestArgs {
     /// Run the test on this cluster, from its leader
     #[arg(long, value_name = "NAME", group = "where")]
     pub cluster: Option<String>,
+    /// Print a batch job that makes the test under Slurm, for a cluster that is not of efa-gen
+    #[arg(long, group = "where", requires_all = ["nodes", "instance_type"])]
+    #[arg(conflicts_with_all = ["mpirun", "keep_log", "hosts", "output", "html", "junit"])]
+    pub slurm: bool,
+    /// Hosts of the batch job
+    #[arg(long, value_name = "N", requires = "slurm", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub nodes: Option<u32>,
     /// The cluster's region [default: the profile's, or AWS_REGION]
     #[arg(long, value_name = "REGION", requires = "cluster")]
     pub region: Option<String>,

@@ -42,6 +42,10 @@ pub fn run(args: &ValidateArgs) -> Result<()> {
     let catalog = Catalog::embedded()?;
     let instance_type = args.instance_type.as_deref().map(|name| catalog.instance_type(name)).transpose()?;
     #[cfg(feature = "ec2")]
+    if args.test.slurm {
+        return report::data(validate::prepare::job(args, &catalog, instance_type)?.as_bytes());
+    }
+    #[cfg(feature = "ec2")]
     if args.log.is_empty() {
         let (instance_type, shown, pairs) = test(args, &catalog, instance_type)?;
         return show(args, instance_type, shown, pairs.as_ref());

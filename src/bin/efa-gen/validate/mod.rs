@@ -14,19 +14,13 @@ use efa_gen::catalog::Catalog;
 use efa_gen::catalog::bar::Bar;
 use efa_gen::catalog::instance_type::InstanceType;
 use efa_gen::cluster::pairs::Matrix;
-use efa_gen::cluster::test::{self, Collective, Host, Programs, Sizes};
+use efa_gen::cluster::test::{self, CHECK, CHECK_LIMIT, Collective, Host, Programs, Sizes};
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::nccl::{End, Expect, Outcome, Reader, Report, Row, Verdict, judge, size};
 use tokio::sync::watch;
 
 use crate::events::{Event, Talk};
 pub use place::Place;
-
-/// What the fast check measures: enough to see whether the hosts reach each other, and over what.
-const CHECK: Sizes = Sizes { min: 8, max: 8 << 20, iterations: 5 };
-
-/// How long the fast check may take; a large host's GPUs take a minute to begin.
-const CHECK_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// A test to be made.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use efa_gen::catalog::instance_type::InstanceType;
 use efa_gen::cluster::test::{self, Collective, Host, Programs, Sizes};
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::plan::RELEASE_FILE;
+use efa_gen::render::slurm::{self, Job};
 
 use super::{Order, Place};
 use crate::cli::validate::{TestArgs, ValidateArgs};
@@ -46,7 +47,7 @@ pub async fn order<'a>(
         place,
         programs,
         collectives,
-        sizes: Sizes { min: 8.min(args.test.max_size), max: args.test.max_size, iterations: args.test.iterations },
+        sizes: sizes(&args.test),
         limit: args.test.timeout,
         instance_type,
         catalog,
@@ -155,47 +156,64 @@ fn software(
     release: &str,
     talk: &Talk,
 ) -> Result<(Software, Known)> {
-    let told = |software: &Software| {
-        let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "unknown".into());
-        format!(
-            "EFA {}, NCCL {}, plugin {}",
-            version(&software.efa),
-            version(&software.nccl),
-            version(&software.plugin)
-        )
-    };
-    if !release.is_empty() {
-        let software = test::software(release).ok_or_else(|| {
-            Error::new(Class::Check, format!("{RELEASE_FILE} of {} can't be read", place.name()))
-                .hint("another version of efa-gen wrote it, or it is damaged: install the host again, or remove the file and give --stack")
-        })?;
-        if args.stack.is_some() {
-            talk.note(format!("--stack is not needed: {} says what is installed", place.name()));
-        }
-        talk.note(format!("environment for {}, as {RELEASE_FILE} of {} says", told(&software), place.name()));
-        return Ok((software, Known::Ours));
+    if release.is_empty() {
+        let software = by_name(args.stack.as_deref(), catalog)?;
+        let why = match &args.stack {
+            Some(id) => format!("by --stack {id}"),
+            None => format!("{} has no {RELEASE_FILE}, and no --stack says what is installed", place.name()),
+        };
+        talk.note(format!("environment for {}: {why}", software.told()));
+        return Ok((software, Known::NotOurs));
     }
-    let software = match &args.stack {
-        Some(id) => {
-            let stack = catalog.stack(id)?;
-            let version = |version: &str| Some(version.to_owned());
-            Software {
-                efa: version(&stack.stack.efa),
-                nccl: version(&stack.nccl.version),
-                plugin: version(&stack.plugin.version),
-                gpudirect: false,
-            }
-        }
-        None => Software::default(),
-    };
-    talk.note(match &args.stack {
-        Some(id) => format!("environment for {}, by --stack {id}", told(&software)),
-        None => format!(
-            "environment for software of today: {} has no {RELEASE_FILE}, and no --stack says what is installed",
-            place.name()
-        ),
-    });
-    Ok((software, Known::NotOurs))
+    let software = test::software(release).ok_or_else(|| {
+        let message = format!("{RELEASE_FILE} of {} can't be read", place.name());
+        Error::new(Class::Check, message)
+            .hint("another version of efa-gen wrote it, or it is damaged: install the host again, or remove the file and give --stack")
+    })?;
+    if args.stack.is_some() {
+        talk.note(format!("--stack is not needed: {} says what is installed", place.name()));
+    }
+    talk.note(format!("environment for {}: {RELEASE_FILE} of {} says so", software.told(), place.name()));
+    Ok((software, Known::Ours))
+}
+
+/// The software of a stack; nothing is known without one.
+fn by_name(stack: Option<&str>, catalog: &Catalog) -> Result<Software> {
+    let Some(id) = stack else { return Ok(Software::default()) };
+    let stack = catalog.stack(id)?;
+    let version = |version: &str| Some(version.to_owned());
+    Ok(Software {
+        efa: version(&stack.stack.efa),
+        nccl: version(&stack.nccl.version),
+        plugin: version(&stack.plugin.version),
+        gpudirect: false,
+    })
+}
+
+/// The batch job that makes the test under Slurm.
+pub fn job(args: &ValidateArgs, catalog: &Catalog, instance_type: Option<&InstanceType>) -> Result<String> {
+    let missing = |what: &str| Error::new(Class::Usage, format!("--slurm needs {what}"));
+    let nodes = args.test.nodes.ok_or_else(|| missing("--nodes"))?;
+    let instance_type = instance_type.ok_or_else(|| missing("--instance-type"))?;
+    if instance_type.gpus == 0 {
+        return Err(Error::new(Class::Usage, format!("{} has no GPU", instance_type.name))
+            .hint("the programs of nccl-tests need one"));
+    }
+    slurm::job(&Job {
+        nodes,
+        instance_type,
+        collectives: &collectives(&args.test),
+        sizes: sizes(&args.test),
+        limit: args.test.timeout,
+        min_busbw: args.min_busbw,
+        tests: &args.test.tests_dir.clone().unwrap_or_else(Programs::installed_tests),
+        software: &by_name(args.test.stack.as_deref(), catalog)?,
+        variables: &catalog.environment,
+    })
+}
+
+fn sizes(args: &TestArgs) -> Sizes {
+    Sizes { min: 8.min(args.max_size), max: args.max_size, iterations: args.iterations }
 }
 
 fn absolute(path: &str) -> Result<String> {
