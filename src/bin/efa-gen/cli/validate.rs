@@ -105,6 +105,8 @@ impl ValidateArgs {
             test: TestArgs {
                 hostfile: None,
                 cluster: Some(name.to_owned()),
+                slurm: false,
+                nodes: None,
                 region: account.region.clone(),
                 profile: account.profile.clone(),
                 collective: vec!["all-reduce".to_owned()],
