@@ -12,10 +12,10 @@ pub const KIND: &str = "c5n.18xlarge";
 impl Account {
     /// A launch of nodes from the base image, whose check finds no EFA.
     fn launch(&self, options: &[&str], more: &[&str]) -> std::process::Command {
-        let image = self.bare_image();
+        let image = if more.contains(&"--ami") { String::new() } else { self.bare_image() };
         let mut line = vec!["launch", "--distro", "debian12", "--region", self.region];
         line.extend(["--ssh-cidr", "10.78.0.1/32"]);
-        if !more.contains(&"--ami") {
+        if !image.is_empty() {
             line.extend(["--ami", image.as_str()]);
         }
         if !more.contains(&"--type") {
@@ -50,6 +50,7 @@ impl Account {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn nodes_reach_each_other_and_leave_nothing() {
     let account = Account::new();
+    account.bare_image();
     let before = account.things();
     // The base image has no EFA: the check says so of each node, and the cluster stays.
     let said = ran(&mut account.launch(&[], &["--name", "pair", "--nodes", "2"])).failed(7, &["libfabric finds 0 EFA"]);
@@ -198,7 +199,8 @@ fn nodes_install_themselves() {
     let stack = cloud().join("stack.toml").display().to_string();
     let line = ["launch", "--distro", "debian12", "--install", "--stack", "rehearsal", "--stack-file", &stack];
     let place = ["--mirror", "http://mirror.rehearsal.test", "--region", account.region, "--ssh-cidr", "10.78.0.1/32"];
-    let rest = ["--nodes", "2", "--type", "g4dn.8xlarge", "--name", "fresh"];
+    // The stack of the rehearsal is for other GPUs than this type's, which no stand-in minds.
+    let rest = ["--nodes", "2", "--type", "g4dn.8xlarge", "--instance-type", "p3dn.24xlarge", "--name", "fresh"];
     let said = ran(&mut account.through(&[], &[&line[..], &place, &rest].concat())).good();
     assert!(said.contains("Wait for the install on 2 nodes") && said.contains("cluster fresh: 2 nodes"), "{said}");
     let said =
