@@ -2,6 +2,7 @@
 //! reports and verdicts, not how they came about; all text of a log is escaped by the template engine.
 
 mod chart;
+mod pairs;
 
 use std::io::Write;
 use std::sync::LazyLock;
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 use super::template::Template;
 use crate::catalog::instance_type::InstanceType;
-use crate::cluster::pairs::{Found, Matrix};
+use crate::cluster::pairs::Matrix;
 use crate::error::Result;
 use crate::nccl::{Check, Counted, Outcome, Report, Verdict, Weight};
 use chart::Chart;
@@ -46,7 +47,7 @@ struct Page<'a> {
     notes: &'a [String],
     checks: Vec<CheckView>,
     /// One, or none.
-    pairs: Vec<PairsView>,
+    pairs: Vec<pairs::View>,
     charts: Vec<Chart>,
     runs: Vec<Compared>,
     facts: Vec<(&'static str, String)>,
@@ -73,39 +74,6 @@ struct CheckView {
     title: &'static str,
     class: &'static str,
     word: &'static str,
-}
-
-/// The pairs of hosts that were tested.
-#[derive(Serialize)]
-struct PairsView {
-    sentence: String,
-    scope: String,
-    size: String,
-    hosts: Vec<PairsHost>,
-    /// One, or none where there are too many.
-    squares: Vec<Square>,
-}
-
-#[derive(Serialize)]
-struct Square {
-    numbers: Vec<usize>,
-    rows: Vec<PairsRow>,
-}
-
-#[derive(Serialize)]
-struct PairsHost {
-    class: &'static str,
-    number: usize,
-    address: String,
-    name: String,
-    figures: [String; 4],
-    remark: String,
-}
-
-#[derive(Serialize)]
-struct PairsRow {
-    number: usize,
-    cells: Vec<String>,
 }
 
 /// A run beside others.
@@ -152,7 +120,7 @@ pub fn html(
         findings: findings.collect(),
         notes: &verdict.notes,
         checks: Check::ALL.iter().map(|check| check_view(*check, verdict)).collect(),
-        pairs: pairs.map(pairs_view).into_iter().collect(),
+        pairs: pairs.map(pairs::view).into_iter().collect(),
         charts: chart::both(runs, verdict.bar, instance_type.filter(|t| t.bandwidth_mbps > 0)),
         runs: runs.iter().enumerate().map(|(at, run)| compared(at, run)).collect(),
         facts: facts(report, verdict),
@@ -241,31 +209,6 @@ fn case(check: Check, verdict: &Verdict) -> Case {
     let judged = !failures.is_empty() || !errors.is_empty() || !verdict.unjudged.contains(&check);
     let skipped = if judged { Vec::new() } else { vec!["not judged"] };
     Case { name: check.title(), failures, errors, skipped, notes }
-}
-
-fn pairs_view(matrix: &Matrix) -> PairsView {
-    let named: &[usize] = if let Found::Hosts(named) = &matrix.found { named } else { &[] };
-    let hosts = matrix.hosts.iter().enumerate().map(|(number, host)| {
-        let [median, lowest, highest] = [host.median, host.lowest, host.highest].map(|figure| format!("{figure:.2}"));
-        PairsHost {
-            class: if named.contains(&number) { "bad" } else { "none" },
-            number,
-            address: host.address.clone(),
-            name: host.name.clone(),
-            figures: [host.pairs.to_string(), median, lowest, highest],
-            remark: host.remark(),
-        }
-    });
-    let cells = matrix.cells();
-    let numbers: Vec<usize> = (0..cells.len()).collect();
-    let rows: Vec<_> = cells.into_iter().enumerate().map(|(number, cells)| PairsRow { number, cells }).collect();
-    PairsView {
-        sentence: matrix.sentence(),
-        scope: matrix.scope(),
-        size: crate::nccl::size(matrix.size),
-        hosts: hosts.collect(),
-        squares: if rows.is_empty() { Vec::new() } else { vec![Square { numbers, rows }] },
-    }
 }
 
 fn check_view(check: Check, verdict: &Verdict) -> CheckView {

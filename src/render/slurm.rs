@@ -73,10 +73,10 @@ struct Run {
 /// The job's script. Fails only on text that no shell can take.
 pub fn job(job: &Job) -> Result<String> {
     let mut runs = Vec::new();
-    if job.nodes > 1 {
+    if let (Some(collective), true) = (job.collectives.first(), job.nodes > 1) {
         // The bar is at a size that the check does not reach.
         let sizes = Sizes { max: CHECK.max.min(job.sizes.max), ..CHECK };
-        runs.push(run("check", 2, CHECK_LIMIT.min(job.limit), Collective::AllReduce, String::new(), sizes));
+        runs.push(run("check", 2, CHECK_LIMIT.min(job.limit), *collective, String::new(), sizes));
     }
     for collective in job.collectives.iter().copied() {
         // The bars are of all-reduce, and old programs do not say which one they are.

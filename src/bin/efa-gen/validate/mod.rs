@@ -65,7 +65,7 @@ struct Run {
 pub struct Made {
     /// The check alone where it failed, else the judged runs.
     pub runs: Vec<Ran>,
-    /// The pairs that were tested because of the last run.
+    /// The pairs that were tested because of the first run that is no pass, or may be too slow.
     pub pairs: Option<Matrix>,
 }
 
@@ -83,9 +83,9 @@ pub async fn make(order: &Order<'_>, talk: &Talk, stop: &watch::Receiver<u32>) -
 }
 
 async fn runs(order: &Order<'_>, talk: &Talk, stop: &watch::Receiver<u32>) -> Result<Vec<Ran>> {
-    if order.hosts.len() > 1 {
+    if let (Some(collective), true) = (order.collectives.first(), order.hosts.len() > 1) {
         let run = Run {
-            collective: Collective::AllReduce,
+            collective: *collective,
             hosts: order.hosts[..2].to_vec(),
             sizes: Sizes { max: CHECK.max.min(order.sizes.max), ..CHECK },
             limit: CHECK_LIMIT.min(order.limit),

@@ -9,6 +9,7 @@ use efa_gen::catalog::instance_type::InstanceType;
 use efa_gen::cluster::test::{self, Collective, Host, Programs, Sizes};
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::plan::RELEASE_FILE;
+use efa_gen::render::shell::quote;
 use efa_gen::render::slurm::{self, Job};
 
 use super::{Order, Place};
@@ -25,6 +26,9 @@ const HOSTFILE: u64 = 1 << 20;
 
 /// What the first host says of a missing program.
 const MISSING: &str = "EFA-GEN MISSING ";
+
+/// What stands before its release file; a shell's startup files may have said something before.
+const RELEASE: &str = "EFA-GEN RELEASE\n";
 
 /// The test that the flags ask for, on this host or from it, or on a cluster.
 pub async fn order<'a>(
@@ -120,7 +124,8 @@ async fn programs(
     let quoted = test::quoted(&wanted)?;
     let line = format!(
         "for program in {quoted}; do command -v \"$program\" >/dev/null || echo \"{MISSING}$program\"; done; \
-         if [ -e {RELEASE_FILE} ]; then cat {RELEASE_FILE}; fi"
+         echo {}; if [ -e {RELEASE_FILE} ]; then cat {RELEASE_FILE}; fi",
+        quote(RELEASE.trim_end())?
     );
     let said = place.ask(&line).await?;
     if let Some(missing) = said.lines().find_map(|line| line.strip_prefix(MISSING)) {
@@ -128,7 +133,8 @@ async fn programs(
             "--mpirun PATH and --tests-dir DIR say where they are; images of efa-gen have them in the usual places",
         ));
     }
-    let (mut software, known) = software(args, catalog, place, said.trim(), talk)?;
+    let release = said.split_once(RELEASE).map_or("", |(_, release)| release);
+    let (mut software, known) = software(args, catalog, place, release.trim(), talk)?;
     software.gpudirect = instance_type.is_some_and(|t| t.gpudirect);
     let mut variables = environment::of(&catalog.environment, &software);
     if known == Known::NotOurs {
