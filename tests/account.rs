@@ -319,7 +319,7 @@ fn malformed_flags_are_refused_before_anything_is_asked() {
     let ages = ["", "3", "h", "3w", "-3h", "+3h", "3 h", "1.5h", "99999999999999999d", "drei"];
     for age in ages {
         let ran = run(&stub, &["sweep", &format!("--older-than={age}")]);
-        assert_ran(&ran, 2, &["is not an age", "hint: write a number"]);
+        assert_ran(&ran, 2, &["is not a time", "hint: write a number"]);
     }
     for name in ["x", "../../etc", "20250101-000000", "20250101-000000-ab12/..", "20250101-000000-ab1g"] {
         assert_ran(&run(&stub, &["sweep", "--yes", "--run", name]), 2, &["is not the name of a run"]);

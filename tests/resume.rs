@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::Value;
 use support::account::{Account, Entry};
 use support::aws::{Answer, Params, done, refuse};
-use support::builds::{IMAGE, Stage, assert_ran};
+use support::builds::{Stage, assert_ran};
 use support::{command, stderr, stdout};
 
 /// Launches `i-1`, `i-2`, ... and answers a token that it knows with `again`; the console is closed.
@@ -150,48 +150,10 @@ fn an_address_that_a_resumed_run_has_no_use_for_is_refused() {
 }
 
 #[test]
-fn a_gate_that_has_ended_is_launched_again() {
-    // Both are what EC2 may answer to a token whose instance has ended.
-    let answers: [fn() -> Answer; 2] = [
-        || refuse("IdempotentInstanceTerminated", "The instance was terminated."),
-        || done("RunInstances", &answered("i-1", "terminated")),
-    ];
-    for again in answers {
-        let stage = machines(again);
-        assert_ran(&stage.build(&["--gate", "c5.4xlarge", "--on-error", "keep"]), 10, &["GetConsoleOutput"]);
-        let run = run_of(&stage, IMAGE);
-        assert_eq!(run_of(&stage, "i-1"), run);
-        // As long as it is there, it is the one.
-        assert_ran(&stage.run(&["build", "--resume", &run]), 10, &["GetConsoleOutput"]);
-        assert_eq!(tokens(&stage).len(), 1);
-        end(&stage, "i-1");
-        let ran = stage.run(&["build", "--resume", &run]);
-        assert_ran(&ran, 10, &["the machine that was to test the image has ended", "GetConsoleOutput"]);
-        let asked = tokens(&stage);
-        assert_eq!((asked.len(), &asked[1]), (3, &asked[0]), "{asked:?}");
-        assert!(asked[2] != asked[0] && asked.iter().all(|token| token.len() <= 64), "{asked:?}");
-        assert_eq!(stage.account.tags("i-2")["efa-gen:role"], "gate");
-        // And found again.
-        assert_ran(&stage.run(&["build", "--resume", &run]), 10, &["GetConsoleOutput"]);
-        assert_eq!(tokens(&stage).len(), 3);
-    }
-}
-
-#[test]
-fn a_gate_that_reached_its_deadline_is_not_asked_for_again() {
-    let stage = machines(|| unreachable!("its token is as old as it is"));
-    assert_ran(&stage.build(&["--gate", "c5.4xlarge", "--on-error", "keep"]), 10, &["GetConsoleOutput"]);
-    let run = run_of(&stage, IMAGE);
-    // EC2 forgets an instance an hour after its end.
-    stage.account.0.lock().expect("the account").retain(|entry| entry.id != "i-1");
-    let path = stage.folder.path().join(".local/state/efa-gen/runs").join(&run).join("run.json");
-    let mut record: Value = serde_json::from_slice(&fs::read(&path).expect("the record")).expect("JSON");
-    record["tried"]["gate"]["deadline"] = 1.into();
-    fs::write(&path, record.to_string()).expect("a file");
-    assert_ran(&stage.run(&["build", "--resume", &run]), 10, &["GetConsoleOutput"]);
-    assert_eq!(tokens(&stage).len(), 2);
-    let until = stage.account.tags("i-2")["efa-gen:until"].clone();
-    assert!(!until.starts_with("1970"), "{until}");
+fn a_gate_without_efa_or_gpu_is_refused() {
+    let stage = machines(|| unreachable!("nothing is launched"));
+    assert_ran(&stage.build(&["--gate", "c5.4xlarge"]), 4, &["c5.4xlarge has no EFA device", "has no GPU"]);
+    assert_eq!(tokens(&stage), Vec::<String>::new());
 }
 
 #[test]

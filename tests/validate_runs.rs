@@ -255,6 +255,16 @@ fn without_hosts_it_is_this_one_with_all_its_gpus() {
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
     assert!(stdout(&output).contains("PASS: on one host: the plugin loads and selects EFA"), "{}", stdout(&output));
     assert!(stdout(&output).contains("(the network itself needs two hosts)"), "{}", stdout(&output));
+    // What CUDA does not show, no rank can use.
+    for (visible, asked) in [("1", "localhost:1|-n|1|"), ("0,1,5", "localhost:2|"), ("0,-1,1", "localhost:1|")] {
+        let mut fewer = stage.command(&["--keep-log", "run.log"]);
+        fewer.env("PATH", &path).env("CUDA_VISIBLE_DEVICES", visible).output().expect("it starts");
+        let last = stage.calls().pop().expect("a run");
+        assert!(last.contains(asked), "{visible}: {last}");
+    }
+    let mut none = stage.command(&[]);
+    let output = none.env("PATH", &path).env("CUDA_VISIBLE_DEVICES", "").output().expect("it starts");
+    assert!(stderr(&output).contains("CUDA_VISIBLE_DEVICES shows none"), "{}", stderr(&output));
     let mut two = stage.command(&["--keep-log", "run.log", "--hosts", "2"]);
     let output = two.env("PATH", &path).output().expect("it starts");
     assert!(stdout(&output).contains("FAIL: not a network test: only one host took part"), "{}", stdout(&output));

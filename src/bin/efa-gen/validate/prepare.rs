@@ -104,7 +104,15 @@ async fn gpus(place: Place<'_>) -> Result<u32> {
     if numbers == 0 {
         return Err(none(listed.trim().to_owned()));
     }
-    Ok(numbers as u32)
+    // CUDA shows no others to the ranks, and none from the first one on that it can't tell.
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok().filter(|_| matches!(place, Place::Here));
+    let shown =
+        visible.as_ref().map(|list| list.split(',').take_while(|one| !["", "-1"].contains(&one.trim())).count());
+    match shown {
+        Some(0) => Err(none("CUDA_VISIBLE_DEVICES shows none".to_owned())),
+        Some(shown) => Ok(shown.min(numbers) as u32),
+        None => Ok(numbers as u32),
+    }
 }
 
 /// The programs, looked for on the first host, and the environment that its software needs.
