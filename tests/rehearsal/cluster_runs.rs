@@ -5,13 +5,17 @@
 use crate::account::Account;
 use crate::machine::{Ran, assert_same, ran};
 
-/// One EFA device, eight GPUs. The cloud has it in few regions.
-const KIND: &str = "p3dn.24xlarge";
+/// One EFA device, eight GPUs, and a bar of its own. The cloud has it in few regions.
+const P3DN: &str = "p3dn.24xlarge";
+
+/// One EFA device, one GPU: eight nodes of it have as many ranks as this machine can bear.
+const G4DN: &str = "g4dn.8xlarge";
 
 /// A cluster of machines of our own image.
 struct Cluster<'a> {
     account: &'a Account,
     name: &'a str,
+    kind: &'a str,
     nodes: usize,
 }
 
@@ -19,7 +23,7 @@ impl Cluster<'_> {
     /// Launched, and every node is as it must be.
     fn launch(&self) -> String {
         let (count, region) = (self.nodes.to_string(), self.account.region);
-        let line = ["launch", "--distro", "debian12", "--nodes", &count, "--type", KIND, "--name", self.name];
+        let line = ["launch", "--distro", "debian12", "--nodes", &count, "--type", self.kind, "--name", self.name];
         let place = ["--region", region, "--ssh-cidr", "10.78.0.1/32"];
         ran(&mut self.account.through(&[], &[&line[..], &place].concat())).good()
     }
@@ -65,7 +69,7 @@ fn two_nodes_of_our_own_image_are_validated() {
     let account = Account::in_region("us-west-2");
     account.cluster_image();
     let before = account.things();
-    let cluster = Cluster { account: &account, name: "two", nodes: 2 };
+    let cluster = Cluster { account: &account, name: "two", kind: P3DN, nodes: 2 };
     cluster.launch();
     reach_each_other(&cluster);
     cluster.judged(&[], 0, &["EFA-GEN VERDICT: PASS", "16 ranks on 2 hosts"]);
@@ -84,11 +88,11 @@ fn eight_nodes_of_our_own_image_are_validated() {
     let account = Account::in_region("eu-west-1");
     account.cluster_image();
     let before = account.things();
-    let cluster = Cluster { account: &account, name: "eight", nodes: 8 };
+    let cluster = Cluster { account: &account, name: "eight", kind: G4DN, nodes: 8 };
     let said = cluster.launch();
     assert_eq!(said.matches("unlimited").count(), 8, "{said}");
     reach_each_other(&cluster);
-    cluster.judged(&[], 0, &["EFA-GEN VERDICT: PASS", "64 ranks on 8 hosts"]);
+    cluster.judged(&[], 0, &["EFA-GEN VERDICT: PASS", "8 ranks on 8 hosts"]);
     let fail = "EFA-GEN VERDICT: FAIL";
     for (scenario, more, words) in [
         ("socket", &[][..], &[fail, "run failed"][..]),
@@ -107,7 +111,7 @@ fn eight_nodes_of_our_own_image_are_validated() {
     let slow = cluster.cluster("ssh", &["--node", "5", "--", "hostname"]).good();
     let slow = slow.lines().find(|line| line.starts_with("ip-")).expect("a name").to_owned();
     let address = slow.trim_start_matches("ip-").replace('-', ".");
-    let said = cluster.judged(&["--min-busbw", "4"], 7, &[fail]);
+    let said = cluster.judged(&["--min-busbw", "2"], 7, &[fail]);
     assert!(said.contains(&slow) || said.contains(&address), "{slow} is not named:\n{said}");
     cluster.scenario(5, "");
     // ssh is refused, as by a node that is going down.
