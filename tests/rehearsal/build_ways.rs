@@ -199,7 +199,7 @@ fn an_image_that_fails_its_gate_is_tagged_and_shared_with_nobody() {
     let script = script.display().to_string();
     let more = [&["--extra-script", script.as_str(), "--ssh-cidr", "10.78.0.1/32"][..], &GATE, &SHARED].concat();
     let said = ran(&mut account.through(&[], &account.words(&more)));
-    said.failed(7, &["did not pass its gate", "libfabric provider tcp instead of efa", "gate.log", "hint:"]);
+    said.failed(7, &["did not pass its gate", "libfabric provider tcp instead of efa", "gate.check.log", "hint:"]);
     let run = account.runs().pop().expect("a run");
     let images = account.images_of(&run);
     assert_eq!(tag(&images[0], "efa-gen:verdict"), "failed");

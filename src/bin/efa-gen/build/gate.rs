@@ -91,10 +91,9 @@ impl Build<'_> {
             }
             let findings: Vec<String> =
                 ran.verdict.findings.iter().map(|finding| format!("{} ({})", finding.what, finding.to_do)).collect();
-            let message = format!("the NCCL test on {} machines: {}", cluster.nodes.len(), ran.verdict.outcome.word());
-            return Err(Error::new(Class::Check, message)
-                .because(findings.join("\n"))
-                .hint(format!("its log is {}", ran.log.display())));
+            let (count, word) = (cluster.nodes.len(), ran.verdict.outcome.word());
+            let message = format!("the NCCL test on {count} machines: {word}; its log is {}", ran.log.display());
+            return Err(Error::new(Class::Check, message).because(findings.join("\n")));
         }
         Ok(())
     }

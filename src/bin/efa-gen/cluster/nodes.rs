@@ -9,12 +9,14 @@ use efa_gen::render::builder::host_keys;
 use tokio::time::{Instant as Moment, sleep};
 
 use super::launch::Run;
+use super::preflight::Ready;
 use super::record::Way;
-use super::{Node, each, preflight, reachable, sort};
+use super::{Node, each, reachable, sort};
 use crate::build::make::settled;
 use crate::build::run::CLUSTER;
 use crate::build::tags;
-use crate::ec2::model::{Instance, Kind, Launch};
+use crate::cli::cluster::LaunchArgs;
+use crate::ec2::model::{Instance, Kind, Launch, Subnet, Tags};
 
 /// From RunInstances to the host keys on the console: boot and cloud-init; a type with eight GPUs takes its time.
 const BOOTS: Duration = Duration::from_secs(20 * 60);
@@ -49,7 +51,7 @@ impl Run<'_> {
                 user_data: user_data.to_vec(),
                 token: format!("{}-{}-{}", self.record.run, self.call, subnet.id),
                 tags: self.node_tags(),
-                ..preflight::launch(&self.record.args, ready, subnet)
+                ..request(&self.record.args, ready, subnet)
             };
             match settled(async || self.aws.launch(&launch, false).await).await {
                 Ok(launched) => {
@@ -211,5 +213,32 @@ impl Run<'_> {
             }
         }
         Ok(address)
+    }
+}
+
+/// The launch without key pair, group, user-data, token and tags, which come later.
+pub fn request(args: &LaunchArgs, ready: &Ready, subnet: &Subnet) -> Launch {
+    Launch {
+        image: ready.image.id.clone(),
+        kind: ready.machine.kind.clone(),
+        count: (args.at_least.unwrap_or(args.nodes), args.nodes),
+        subnet: subnet.id.clone(),
+        group: String::new(),
+        key: String::new(),
+        user_data: Vec::new(),
+        token: String::new(),
+        root_device: ready.image.root_device.clone(),
+        root_gib: ready.root_gib,
+        kms_key: None,
+        // What is encrypted stays so, with its own key.
+        encrypted: (!ready.image.encrypted).then_some(true),
+        imds_v2: ready.imds_v2,
+        public_address: Some(ready.way == Way::Public),
+        nics: ready.nics.clone(),
+        spot: false,
+        placement_group: None,
+        reservation: ready.reservation.clone(),
+        profile: args.reach.instance_profile.clone(),
+        tags: Tags::new(),
     }
 }

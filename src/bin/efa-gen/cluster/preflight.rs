@@ -7,13 +7,14 @@ use efa_gen::cluster::nic::{self, Nic};
 use efa_gen::plan::Plan;
 use serde::Serialize;
 
+use super::nodes;
 use super::record::Way;
 use crate::build::preflight::{newest_base, own_tags};
 use crate::build::problem::Problem;
 use crate::build::tags;
 use crate::cli::cluster::LaunchArgs;
 use crate::ec2::Aws;
-use crate::ec2::model::{Identity, Image, Launch, Reservation, Subnet};
+use crate::ec2::model::{Identity, Image, Launch, Reservation};
 use crate::place::{self, Look, Machine, Wish};
 
 /// Everything that the launch needs to know of the account; every choice is made here.
@@ -369,7 +370,7 @@ impl<'a> Preflight<'a> {
         let key = crate::ssh::new_key(name).map(|pair| pair.public).unwrap_or_default();
         let mut answers = vec![
             aws.import_key(name, &key, &tags, true).await.err(),
-            aws.launch(&Launch { tags: tags.clone(), ..launch(self.args, ready, subnet) }, true).await.err(),
+            aws.launch(&Launch { tags: tags.clone(), ..nodes::request(self.args, ready, subnet) }, true).await.err(),
         ];
         if self.args.security_group.is_none() {
             answers.push(aws.create_group(name, "efa-gen dry run", &subnet.vpc, &tags, true).await.err());
@@ -383,32 +384,5 @@ impl<'a> Preflight<'a> {
         for error in answers.into_iter().flatten().filter(|error| !error.is_dry_run()) {
             self.look.add(error);
         }
-    }
-}
-
-/// The launch without key pair, group, user-data, token and tags, which come later.
-pub fn launch(args: &LaunchArgs, ready: &Ready, subnet: &Subnet) -> Launch {
-    Launch {
-        image: ready.image.id.clone(),
-        kind: ready.machine.kind.clone(),
-        count: (args.at_least.unwrap_or(args.nodes), args.nodes),
-        subnet: subnet.id.clone(),
-        group: String::new(),
-        key: String::new(),
-        user_data: Vec::new(),
-        token: String::new(),
-        root_device: ready.image.root_device.clone(),
-        root_gib: ready.root_gib,
-        kms_key: None,
-        // What is encrypted stays so, with its own key.
-        encrypted: (!ready.image.encrypted).then_some(true),
-        imds_v2: ready.imds_v2,
-        public_address: Some(ready.way == Way::Public),
-        nics: ready.nics.clone(),
-        spot: false,
-        placement_group: None,
-        reservation: ready.reservation.clone(),
-        profile: args.reach.instance_profile.clone(),
-        tags: crate::ec2::model::Tags::new(),
     }
 }
