@@ -95,6 +95,43 @@ fn a_build_that_fails_is_kept_and_goes_on() {
     account.keeps_no_secret();
 }
 
+/// EC2 does not stop a one-time spot instance, but restarts it to make the image.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn a_spot_builder_becomes_an_image_without_being_stopped() {
+    let account = Account::new();
+    account.ready_image();
+    let before = account.things();
+    let spot = ["--spot", "--name", "from-spot"];
+    // Killed when the builder is sealed: nobody can log in to it any more, and it still runs.
+    let said = ran(&mut account.short_build(&["--kill-before", "CreateImage"], &spot));
+    assert_eq!(said.code, 137, "{}", said.text);
+    let run = account.runs().pop().expect("a run");
+    let states = || account.instances_of(&run).into_iter().map(|(_, state)| state).collect::<Vec<_>>();
+    assert_eq!(states(), ["running"]);
+    let of_run = json!({"Filters": [{"Name": "tag:efa-gen:run", "Values": [run]}]});
+    let found = account.call("describe_instances", &of_run);
+    assert_eq!(found["Reservations"][0]["Instances"][0]["InstanceLifecycle"], "spot");
+    let first = account.calls();
+    ran(&mut account.resume(&[], &run)).good();
+    let calls = [first, account.calls()].concat();
+    assert!(!calls.iter().any(|call| call["action"] == "StopInstances"), "it is not stopped");
+    assert_eq!(account.instances_of(&run).len(), 1);
+    let image = text(&account.images_of(&run)[0]["ImageId"]);
+    let copy = json!({"Name": "from-spot", "SourceImageId": image, "SourceRegion": account.region});
+    let east = Account::in_region("us-east-1");
+    let copy = text(&east.call("copy_image", &copy)["ImageId"]);
+    east.wait_for_image(&copy);
+    let guest = Guest::launch(&copy, "");
+    guest.root("grep -q . /var/lib/efa-gen/complete").good();
+    let said = guest.root("bash /var/lib/efa-gen/install.sh").good();
+    assert!(said.contains("EFA-GEN COMPLETE"), "{said}");
+    drop(guest);
+    east.call("deregister_image", &json!({"ImageId": copy}));
+    account.published_then_removed(&run, &before);
+    account.keeps_no_secret();
+}
+
 /// Nobody is there to end it: it ends itself, through a reboot, and nothing of it stays.
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]

@@ -188,7 +188,9 @@ fn calls_of_the_builder(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec<(St
     for stage in plan.stages.iter().filter(|stage| stage.run != When::Target || ready.builder.info.gpus > 0) {
         add(&format!("ssh: stage {}", stage.id), stage.title.clone());
     }
-    add("ec2:StopInstances", "the builder".into());
+    if !args.builder.spot {
+        add("ec2:StopInstances", "the builder".into());
+    }
     add("ec2:CreateImage", ready.name.clone());
     calls
 }

@@ -37,7 +37,7 @@ impl Build<'_> {
         let image = match self.own_image().await? {
             Some(image) => image.id,
             None => {
-                // A one-time spot instance can't be stopped; what the seal left on its disk was written out.
+                // A one-time spot instance can't be stopped: EC2 restarts it to make the image.
                 if !self.args.builder.spot {
                     self.talk.step("Stop the builder");
                     self.aws.stop(&instance.id, STOPS).await?;

@@ -27,9 +27,10 @@ impl Aws {
         }
     }
 
-    /// Makes an image of an instance as it is; the tags go on it and on its snapshots.
+    /// Makes an image of an instance; the tags go on it and on its snapshots. One that runs is restarted by EC2, so that
+    /// nothing writes to its disk meanwhile.
     pub async fn create_image(&self, instance: &str, name: &str, about: &str, tags: &Tags) -> Answer<String> {
-        let call = self.ec2.create_image().instance_id(instance).name(name).description(about).no_reboot(true);
+        let call = self.ec2.create_image().instance_id(instance).name(name).description(about);
         let call = call
             .tag_specifications(tagged(sdk::ResourceType::Image, tags))
             .tag_specifications(tagged(sdk::ResourceType::Snapshot, tags));
