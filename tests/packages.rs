@@ -17,8 +17,8 @@
 //!   RHUI's addresses by a plugin (written out here), and succeeds when one of several packages is missing (one test
 //!   sets dnf's `strict` so). apt of 16.04 takes an unsigned source with a warning (one test sets today's apt so).
 //! - Recorded only: grubby, initctl, cloud-init, shutdown (which makes a new boot id and "boots" the newest kernel).
-//!   uname -r names that kernel; sleep and sync return at once; su answers for the memlock limit; grub-probe sees a
-//!   disk.
+//!   uname -r names that kernel; stat says how much of an AMI's disk is free; sleep and sync return at once; su answers
+//!   for the memlock limit; grub-probe sees a disk.
 //! - Left out: steps that download (a stand-in EFA installer brings the files that later steps look for), and comps
 //!   groups: no plan installs a group.
 

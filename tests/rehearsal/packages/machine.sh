@@ -30,7 +30,7 @@ install_stand_ins() {
   cp /rehearsal/stand-ins/uname /usr/bin/uname
   cp /stand-ins/grub-probe /usr/sbin/grub-probe
   cp /stand-ins/su /usr/local/bin/su
-  for name in shutdown sleep sync; do cp "/rehearsal/stand-ins/$name" "/usr/local/bin/$name"; done
+  for name in shutdown sleep stat sync; do cp "/rehearsal/stand-ins/$name" "/usr/local/bin/$name"; done
   for name in cloud-init grubby initctl; do cp /rehearsal/stand-ins/recorded "/usr/local/bin/$name"; done
 }
 
