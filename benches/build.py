@@ -4,9 +4,11 @@ a driver that looks ten times a second, one after the other in the same rehearsa
 
   benches/build.py [EFA-GEN-BINARY]
 
+  benches/build.py --side-by-side N [EFA-GEN-BINARY]
+
 Whatever the third takes is the guest's and the cloud's own work; what the others take more is theirs. The three write
-their calls of the API to the cloud's log, from which they are counted. With --side-by-side N it also builds N images at
-once with efa-gen. Needs what tests/rehearsal/run needs."""
+their calls of the API to the cloud's log, from which they are counted. With --side-by-side Packer is left out, and N
+images are built at once by efa-gen, and by as many bare drivers. Needs what tests/rehearsal/run needs."""
 
 import argparse
 import collections
@@ -41,6 +43,9 @@ def main():
 
 
 def measure(cloud, packer, folder, side_by_side):
+    if side_by_side:
+        together(cloud, side_by_side)
+        return
     runs = {
         "looking ten times a second": lambda: ideal(cloud),
         "Packer, rendered template": lambda: by_packer(cloud, packer, folder),
@@ -55,15 +60,16 @@ def measure(cloud, packer, folder, side_by_side):
         print(f"| {name} | {seconds:.1f} | {more:.1f} | {more / theirs:.2f} | {sum(calls.values())} |")
     for name, (_, calls) in rows.items():
         print(f"\n{name}: " + ", ".join(f"{call} {count}" for call, count in sorted(calls.items())))
-    if side_by_side:
-        together(cloud, side_by_side, rows["efa-gen build"][0], least)
 
 
-def together(cloud, count, one, least):
+def together(cloud, count):
     """As many builds at once: what the guests and the cloud do meanwhile is measured by as many bare drivers at once."""
-    bare, _ = cloud.timed(lambda: in_parallel([lambda: ideal(cloud)] * count))
-    built, _ = cloud.timed(lambda: in_parallel([lambda n=n: cloud.build("--name", f"bench-{n}") for n in range(count)]))
-    print(f"\n{count} at once: {built:.1f} s, bare {bare:.1f} s; one: {one:.1f} s, bare {least:.1f} s")
+    print("| builds at once | bare, s | efa-gen, s | its own |\n|---|---|---|---|")
+    for number in (1, count):
+        bare, _ = cloud.timed(lambda: in_parallel([lambda: ideal(cloud)] * number))
+        names = [f"bench-{number}-{n}" for n in range(number)]
+        built, _ = cloud.timed(lambda: in_parallel([lambda name=name: cloud.build("--force", "--name", name) for name in names]))
+        print(f"| {number} | {bare:.1f} | {built:.1f} | {built - bare:.1f} |", flush=True)
 
 
 def in_parallel(runs):

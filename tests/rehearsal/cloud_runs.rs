@@ -54,7 +54,7 @@ impl Hosts {
     }
 
     /// What is to go wrong with the last host; nothing, if it is empty.
-    fn scenario(&self, words: &str) {
+    pub fn scenario(&self, words: &str) {
         let last = self.guests.last().expect("a host");
         last.root(&format!("echo {words} >/etc/efa-gen-scenario")).good();
     }

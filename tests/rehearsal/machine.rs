@@ -252,7 +252,7 @@ impl Guest {
 
     /// Waits until the install is complete, through reboots; a failure on the console ends the wait.
     pub fn wait_until_complete(&self, seconds: u64) {
-        wait_for(&format!("complete on {}:\n{}", self.id, tail(&self.console(), 30)), seconds, || {
+        wait_for(&format!("complete on {}", self.id), seconds, || {
             let done = ran(&mut self.ssh("test -e /var/lib/efa-gen/complete")).code == 0;
             assert!(!self.console().contains("FAILED in stage"), "{}", tail(&self.console(), 40));
             done.then_some(())
@@ -308,7 +308,9 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the last of the console of {}:\n{}", self.id, tail(&self.console(), 25));
+            let doing = "ps -eo pid,etime,wchan:20,args --forest; ss -tnp; tail -n 40 /var/log/efa-gen/install.log";
+            let doing = self.root(doing).text;
+            eprintln!("the last of the console of {}:\n{}\n{doing}", self.id, tail(&self.console(), 25));
         }
         if let Err(error) = try_ec2("terminate_instances", &json!({"InstanceIds": [self.id]})) {
             eprintln!("{} could not be terminated: {error}", self.id);

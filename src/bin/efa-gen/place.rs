@@ -14,11 +14,12 @@ use crate::ec2::model::{Subnet, TypeInfo};
 /// Tells the address that a request came from, as one line (AWS's own, used by its documentation).
 const CHECK_IP: &str = "https://checkip.amazonaws.com";
 
-/// vCPU quotas by the first letters of a type, on demand and spot (AWS EC2 User Guide, "Amazon EC2 instance type quotas").
+/// vCPU quotas by the letters that a type begins with, on demand and spot (AWS EC2 User Guide, "Amazon EC2 instance type
+/// quotas"). Types of other letters have quotas of their own, which are not checked.
 const QUOTAS: [(&[&str], &str, &str); 3] = [
     (&["p"], "L-417A185B", "L-7212CCBC"),
-    (&["g", "vt"], "L-DB2E81BA", "L-3819A6DF"),
-    (&["a", "c", "d", "h", "i", "m", "r", "t", "z"], "L-1216C47A", "L-34B43A08"),
+    (&["g", "gr", "vt"], "L-DB2E81BA", "L-3819A6DF"),
+    (&["a", "c", "d", "h", "i", "im", "is", "m", "r", "t", "z"], "L-1216C47A", "L-34B43A08"),
 ];
 
 /// A kind of machine that is to be launched.
@@ -218,9 +219,7 @@ impl<'a> Look<'a> {
     async fn check_quota(&mut self, machine: &Machine, wish: &Wish<'_>) {
         let Machine { kind, info, .. } = machine;
         let family: String = kind.chars().take_while(char::is_ascii_alphabetic).collect();
-        let quota = QUOTAS.iter().find(|(names, ..)| {
-            names.contains(&family.as_str()) || names.iter().any(|n| family.starts_with(n) && n.len() == 1)
-        });
+        let quota = QUOTAS.iter().find(|(names, ..)| names.contains(&family.as_str()));
         let Some((_, on_demand, spot)) = quota else { return };
         let code = if wish.spot { spot } else { on_demand };
         match self.aws.quota(code).await {

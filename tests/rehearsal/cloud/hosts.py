@@ -27,7 +27,6 @@ PermitRootLogin no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PidFile none
-MaxStartups 300
 MaxSessions 300
 Subsystem sftp internal-sftp
 """

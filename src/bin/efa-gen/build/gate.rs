@@ -5,6 +5,7 @@ use efa_gen::error::{Class, Error, Result};
 use efa_gen::nccl::Outcome;
 use tokio::sync::watch;
 
+use super::run::new_id;
 use super::{Build, ENDS, problem, tags};
 use crate::cli::cluster::LaunchArgs;
 use crate::cli::validate::ValidateArgs;
@@ -12,7 +13,7 @@ use crate::cluster::launch::Run;
 use crate::cluster::preflight::Preflight;
 use crate::cluster::record::Record;
 use crate::cluster::{self, Cluster};
-use crate::ec2::model::{Image, Instance, Kind, Tags};
+use crate::ec2::model::{Image, Instance, Tags};
 use crate::validate;
 
 /// As few as make a network test.
@@ -64,8 +65,7 @@ impl Build<'_> {
             folder: self.folder,
             talk: self.talk,
             plan: None,
-            // Never the token of a launch whose machines have ended.
-            call: format!("gate{}", self.folder.known_ids(Kind::Instance)?.len()),
+            call: new_id(),
             key: String::new(),
         };
         let launched = run.run().await?;

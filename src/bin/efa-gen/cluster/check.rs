@@ -13,7 +13,7 @@ use crate::cli::OutputArg;
 use crate::commands::list;
 use crate::report;
 
-/// Beyond so many nodes not each is asked to log in to each.
+/// Beyond so many nodes each logs in to its successor and the leader to all, instead of each to each.
 const ALL_PAIRS: usize = 16;
 
 /// What came of looking at every node.
@@ -25,16 +25,19 @@ pub struct Checked {
     pub findings: Vec<(String, String)>,
 }
 
+/// Whom the node at this place logs in to: its successor first, so that not all knock at one sshd, which drops logins beyond
+/// ten at a time. The leader starts everything, so it reaches all.
+fn fellows<'a>(addresses: &[&'a str], index: usize) -> Vec<&'a str> {
+    let others = addresses.iter().cycle().skip(index + 1).take(addresses.len() - 1).copied();
+    let many = if index == 0 || addresses.len() <= ALL_PAIRS { addresses.len() } else { 1 };
+    others.take(many).collect()
+}
+
 /// Asks every node. One that can't be asked is a finding.
 pub async fn check(record: &Record, nodes: &[Node]) -> Result<Checked> {
     let addresses: Vec<&str> = nodes.iter().map(|node| node.address.as_str()).collect();
-    let leader = addresses.first().copied();
     let answers = each(nodes.iter().enumerate(), record.at_once(), async |(index, node): (usize, &Node)| {
-        // The leader starts everything, so it reaches all and all reach it.
-        let fellows: Vec<&str> = match index == 0 || nodes.len() <= ALL_PAIRS {
-            true => addresses.iter().copied().filter(|address| *address != node.address).collect(),
-            false => leader.into_iter().collect(),
-        };
+        let fellows = fellows(&addresses, index);
         let sent = Timestamp::now().as_millisecond();
         let mut received = None;
         let mut text = String::new();

@@ -42,7 +42,8 @@ pub struct Run<'a> {
     pub talk: &'a Talk,
     /// What is installed at the first boot.
     pub plan: Option<&'a Plan>,
-    /// Tells this launch from others of the same run.
+    /// Tells this launch from every other, of this run as well: EC2 remembers what was asked with a token, and whose nodes
+    /// have ended since.
     pub call: String,
     /// Name of the login key pair, once it is made.
     pub key: String,
@@ -63,7 +64,7 @@ impl Run<'_> {
         let (least, most) = (args.at_least.unwrap_or(args.nodes), args.nodes);
         let user_data = self.user_data(&pair.public)?;
         let launched = self.launch((least, most), &user_data).await?;
-        let up = self.ready(&launched, least as usize).await?;
+        let up = self.ready(&launched, least as usize, &[]).await?;
         self.together(&up, &up, &pair.private).await
     }
 
@@ -75,7 +76,7 @@ impl Run<'_> {
         let private = trust::fetch(leader).await?;
         let user_data = self.user_data(&ssh::public_of(private.as_bytes())?)?;
         let launched = self.launch((more, more), &user_data).await?;
-        let up = self.ready(&launched, more as usize).await?;
+        let up = self.ready(&launched, more as usize, there).await?;
         let all: Vec<Instance> = there.iter().chain(&up).cloned().collect();
         self.together(&all, &up, &private).await
     }
@@ -155,7 +156,18 @@ impl Run<'_> {
         Ok(packed)
     }
 
-    /// Waits until the install of the first boot has ended on every new node. A reboot in it cuts connections; that is no end.
+    /// A node that does not answer may have ended.
+    async fn must_be_there(&self, node: &Node) -> Result<()> {
+        match self.aws.instance(&node.id).await? {
+            Some(now) if !now.is_there() => {
+                Err(Error::new(Class::Cloud, format!("node {} is {}: {}", node.id, now.state, now.reason))
+                    .hint("somebody ended it, or its time was over (--ttl)"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the install of the first boot has ended on every new node.
     async fn installed(&self, nodes: &[&Node]) -> Result<()> {
         if self.plan.is_none() {
             return Ok(());
@@ -171,7 +183,12 @@ impl Run<'_> {
             let looks = each(&waiting, self.record.at_once(), async |node: &&Node| node.guest.must(&line, None).await);
             let mut still = Vec::new();
             for (node, said) in waiting.iter().zip(looks.await) {
-                let said = said.unwrap_or_default();
+                // A reboot of the install's own cuts connections; that is no end.
+                let Ok(said) = said else {
+                    self.must_be_there(node).await?;
+                    still.push(*node);
+                    continue;
+                };
                 if said.trim() == "complete" {
                     continue;
                 }

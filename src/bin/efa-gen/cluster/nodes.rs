@@ -35,7 +35,7 @@ const CALLS: usize = 16;
 
 impl Run<'_> {
     /// Launches all nodes in one call, in the first zone that has room for them: all or none, unless fewer are enough. The
-    /// token is the run's, the zone's and this call's: asked twice, EC2 answers with the nodes that are there.
+    /// token is this call's and the subnet's: asked twice, EC2 answers with the nodes that are there.
     pub async fn launch(&mut self, count: (u32, u32), user_data: &[u8]) -> Result<Vec<Instance>> {
         let mut full = Vec::new();
         let ready = self.ready;
@@ -49,7 +49,7 @@ impl Run<'_> {
                 group: self.record.group.clone().unwrap_or_default(),
                 placement_group: self.record.placement_group.clone(),
                 user_data: user_data.to_vec(),
-                token: format!("{}-{}-{}", self.record.run, self.call, subnet.id),
+                token: format!("{}-{}", self.call, subnet.id),
                 tags: self.node_tags(),
                 ..request(&self.record.args, ready, subnet)
             };
@@ -85,16 +85,19 @@ impl Run<'_> {
     }
 
     /// Waits until the nodes run and have told their host keys, and until each lets us in. Those that do not are ended, if
-    /// `least` others are there. Returns them in the cluster's order.
-    pub async fn ready(&mut self, launched: &[Instance], least: usize) -> Result<Vec<Instance>> {
+    /// `least` of them are there. `before` are the nodes that the cluster has already: its leader is one of them. Returns the
+    /// new ones in the cluster's order.
+    pub async fn ready(&mut self, launched: &[Instance], least: usize, before: &[Instance]) -> Result<Vec<Instance>> {
         let (mut up, mut lost) = self.told(launched).await?;
         self.enough(up.len(), least, &lost)?;
         sort(&mut up);
-        self.elastic_address(&mut up).await?;
+        let mut all = [before, &up].concat();
+        self.elastic_address(&mut all).await?;
         self.talk.step(format!("Log in to {} nodes", up.len()));
-        let nodes = reachable(self.aws, self.record, &self.folder.path, &up);
-        let logins = each(&nodes, self.record.at_once(), async |node: &Node| node.guest.wait_until_up(UP).await).await;
-        for (node, login) in nodes.iter().zip(logins) {
+        let nodes = reachable(self.aws, self.record, &self.folder.path, &all);
+        let new = &nodes[before.len()..];
+        let logins = each(new, self.record.at_once(), async |node: &Node| node.guest.wait_until_up(UP).await).await;
+        for (node, login) in new.iter().zip(logins) {
             match login {
                 // Somebody else answers: nothing is done with such a cluster.
                 Err(error) if error.class() == Class::Refused => return Err(error),
@@ -103,11 +106,12 @@ impl Run<'_> {
             }
         }
         if let (Way::ThroughLeader, Some((id, why))) =
-            (self.record.way, lost.iter().find(|(id, _)| up.first().is_some_and(|leader| leader.id == *id)))
+            (self.record.way, lost.iter().find(|(id, _)| all.first().is_some_and(|leader| leader.id == *id)))
         {
             let message = format!("the leader {id} does not let us in, and the others are reached through it");
             return Err(Error::new(Class::Cloud, message).because(why.clone()).hint("launch again"));
         }
+        let mut up = all.split_off(before.len());
         up.retain(|node| !lost.iter().any(|(id, _)| *id == node.id));
         self.enough(up.len(), least, &lost)?;
         if !lost.is_empty() {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt as _;
+use std::time::Duration;
 
 use efa_gen::error::{Class, Error, Result};
 use serde::Serialize;
@@ -22,11 +23,17 @@ use crate::cluster::preflight::Preflight;
 use crate::cluster::record::Record;
 use crate::cluster::{self, Cluster, Node, each};
 use crate::ec2::Aws;
-use crate::ec2::model::Instance;
-use crate::events::{Event, Screen};
+use crate::ec2::model::{Instance, Kind};
+use crate::events::{Event, Screen, Talk};
 use crate::report;
 use crate::signals::on_signals;
 use crate::ssh::Ended;
+
+/// From TerminateInstances to `terminated`.
+const ENDS: Duration = Duration::from_secs(15 * 60);
+
+/// How long EC2 may take to list what it has just launched.
+const LISTS: Duration = Duration::from_secs(4);
 
 pub fn run(command: &ClusterCommand) -> Result<()> {
     match command {
@@ -179,13 +186,15 @@ async fn grow(args: &ClusterGrowArgs) -> Result<()> {
     let plan = launch::plan_of(&wanted, &catalog)?;
     talk.step("Preflight");
     // A name of its own: the cluster's is taken, by itself.
-    let beside = format!("grow-{}", run::new_id());
+    let call = run::new_id();
+    let beside = format!("grow-{call}");
     let ready = Preflight::new(&aws, &catalog, plan.as_ref(), &wanted, &beside).run().await.map_err(|problems| {
         talk.done();
         problem::refuse(&problems)
     })?;
     talk.keep_log(folder.log()?);
     let mut there = cluster::instances(&aws, &record.name).await?;
+    let before = ids(&folder, &there)?;
     there.retain(|node| node.state == "running");
     let mut work = Run {
         aws: &aws,
@@ -194,7 +203,7 @@ async fn grow(args: &ClusterGrowArgs) -> Result<()> {
         folder: &folder,
         talk: &talk,
         plan: plan.as_ref(),
-        call: format!("grow{}", there.len()),
+        call,
         key: String::new(),
     };
     let grown = tokio::select! {
@@ -204,20 +213,35 @@ async fn grow(args: &ClusterGrowArgs) -> Result<()> {
     let grown = match grown {
         Ok(grown) => grown,
         Err(error) => {
-            let now = cluster::instances(&aws, &record.name).await?;
-            let new: Vec<String> =
-                now.into_iter().filter(|node| !there.iter().any(|one| one.id == node.id)).map(|node| node.id).collect();
-            if !new.is_empty() {
-                talk.step("End the new nodes");
-                aws.terminate(&new, std::time::Duration::from_secs(15 * 60)).await?;
-                new.into_iter().for_each(|id| talk.emit(&Event::Removed { kind: "instance", id }));
-            }
+            end_new(&record, &aws, &folder, &before, &talk).await?;
             talk.done();
             return Err(error);
         }
     };
     talk.done();
     launch::show(&wanted, &record, &grown)
+}
+
+/// Ends the nodes that a growth has launched: those that were not there `before`. A listing may lag behind; the ledger knows
+/// what was launched for certain.
+async fn end_new(cluster: &Record, aws: &Aws, folder: &Folder, before: &BTreeSet<String>, talk: &Talk) -> Result<()> {
+    let mut new = ids(folder, &cluster::instances(aws, &cluster.name).await?)?;
+    if new.is_subset(before) {
+        tokio::time::sleep(LISTS).await;
+        new = ids(folder, &cluster::instances(aws, &cluster.name).await?)?;
+    }
+    let new: Vec<String> = new.difference(before).cloned().collect();
+    if !new.is_empty() {
+        talk.step("End the new nodes");
+        aws.terminate(&new, ENDS).await?;
+        new.into_iter().for_each(|id| talk.emit(&Event::Removed { kind: "instance", id }));
+    }
+    Ok(())
+}
+
+/// Of every node that is listed or in the ledger.
+fn ids(folder: &Folder, listed: &[Instance]) -> Result<BTreeSet<String>> {
+    Ok(folder.known_ids(Kind::Instance)?.into_iter().chain(listed.iter().map(|node| node.id.clone())).collect())
 }
 
 async fn rm(args: &ClusterRmArgs) -> Result<()> {

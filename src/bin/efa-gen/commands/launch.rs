@@ -71,7 +71,7 @@ async fn launch(args: &LaunchArgs) -> Result<()> {
         folder: &folder,
         talk: &talk,
         plan: plan.as_ref(),
-        call: "node".to_owned(),
+        call: run.clone(),
         key: String::new(),
     };
     let launched = tokio::select! {
