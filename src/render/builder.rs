@@ -17,6 +17,9 @@ static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
 static TRUST: LazyLock<Template> =
     LazyLock::new(|| Template::new("builder/trust.sh", include_str!("../../templates/builder/trust.sh"), escape));
 
+/// The longest pause before the host keys are printed once more, seconds; each is twice the one before.
+const LAST_PAUSE: u32 = 320;
+
 /// What a node gets so that its fellows trust it, and it them.
 #[derive(Serialize)]
 pub struct Trust<'a> {
@@ -52,6 +55,7 @@ struct View {
     longest: i64,
     keys_begin: String,
     keys_end: String,
+    last_pause: u32,
 }
 
 /// Whose user-data it is.
@@ -81,6 +85,7 @@ pub fn user_data(machine: Machine, run: &str, deadline: i64, longest: i64) -> Re
         longest,
         keys_begin: mark("BEGIN HOST KEYS", run),
         keys_end: mark("END HOST KEYS", run),
+        last_pause: LAST_PAUSE,
     })
 }
 
@@ -113,9 +118,8 @@ fn archive(parts: &[serde_json::Value]) -> String {
 /// The public keys, one line of OpenSSH each, that the console shows whole between the run's marks: the last time that it
 /// did, without the kernel's lines that may have come between.
 pub fn host_keys(console: &str, run: &str) -> Option<Vec<String>> {
-    let begin = console.rfind(&mark("BEGIN HOST KEYS", run))?;
-    let shown = &console[begin..];
-    let shown = &shown[..shown.find(&mark("END HOST KEYS", run))?];
+    let shown = &console[..console.rfind(&mark("END HOST KEYS", run))?];
+    let shown = &shown[shown.rfind(&mark("BEGIN HOST KEYS", run))?..];
     let key = |line: &str| {
         let mut words = line.split_whitespace();
         let (kind, key) = (words.next()?, words.next()?);

@@ -85,7 +85,7 @@ fn two_nodes_of_our_own_image_are_validated() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn eight_nodes_of_our_own_image_are_validated() {
-    let account = Account::in_region("eu-west-1");
+    let account = Account::in_region("eu-west-3");
     account.cluster_image();
     let before = account.things();
     let cluster = Cluster { account: &account, name: "eight", kind: G4DN, nodes: 8 };

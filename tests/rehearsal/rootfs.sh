@@ -71,9 +71,10 @@ make_guest() { # FOLDER
   install -m 0644 -t "$units" "$here/stand-ins/rehearsal-hypervisor.service"
   install -m 0755 -t "$1/usr/local/lib" "$here/stand-ins/rehearsal-hypervisor"
   ln -s ../rehearsal-hypervisor.service "$units/sysinit.target.wants/"
-  # The network is there before the guest boots, as the namespace's own.
+  # The network is there before the guest boots, as the namespace's own. A getty hangs its terminal up, and what others
+  # write to nspawn's console just then is lost.
   for unit in systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service systemd-resolved.service \
-    systemd-timesyncd.service systemd-pstore.service e2scrub_all.timer fstrim.timer; do
+    systemd-timesyncd.service systemd-pstore.service console-getty.service e2scrub_all.timer fstrim.timer; do
     ln -sf /dev/null "$units/$unit"
   done
   rm -f "$1/etc/resolv.conf"
