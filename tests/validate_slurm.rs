@@ -70,7 +70,7 @@ fn the_environment_arrives() {
 
 #[test]
 fn what_is_no_pass_is_no_status_0() {
-    let cases: [(&str, &[&str], i32, &str, usize); 8] = [
+    let cases: [(&str, &[&str], i32, &str, usize); 10] = [
         ("sed 's/Using network Libfabric/Using network Socket/' \"$here/$kind\"", &[], 7, "FAIL: socket fallback", 1),
         (
             "[ $kind = check ] || set -- -e 's/values : 0 OK/values : 3 FAILED/'; sed -e '' \"$@\" \"$here/$kind\"",
@@ -85,6 +85,21 @@ fn what_is_no_pass_is_no_status_0() {
             &[],
             7,
             "FAIL: run failed: srun: error: Unable",
+            1,
+        ),
+        // What srun says before and after it is not the reason.
+        (
+            "echo 'srun: error: MPI: Unable to load any plugin'; echo \"srun: error: Invalid MPI type 'pmix', --mpi=list for acceptable types\"; exit 1",
+            &[],
+            7,
+            "FAIL: run failed: srun: error: Invalid MPI type 'pmix'",
+            1,
+        ),
+        (
+            "echo 'srun: error: node-0: tasks 0-7: Exited with exit code 2'; echo ' 5: slurmstepd-node-0: error: execve(): ./all_reduce_perf: No such file or directory'; exit 2",
+            &[],
+            7,
+            "FAIL: run failed: slurmstepd-node-0: error: execve(): ./all_reduce_perf: No such file",
             1,
         ),
         ("exec sleep 600", &["--timeout", "1s"], 7, "FAIL: run failed: it did not end in time", 1),

@@ -3,8 +3,9 @@
 //!
 //! Sources: the help texts of open-mpi/ompi v4.0.3 (orte/, opal/mca/btl/tcp) and, for Open MPI 5, of openpmix/prrte v3.0.0
 //! to v3.0.14 (help-errmgr-base, help-plm-base, help-plm-ssh, help-prun, help-prte-rmaps-base, help-state-base); OpenSSH's
-//! own messages, NVIDIA/nccl-tests `src/common.h`, NVIDIA/nccl `src/net.cc`, aws/aws-ofi-nccl. Only the fixed part of each
-//! text is matched, within one line: where prrte breaks its lines changed from v3.0.0 to v3.0.9.
+//! own messages, those of Slurm 22.05 as it ran, NVIDIA/nccl-tests `src/common.h`, NVIDIA/nccl `src/net.cc`,
+//! aws/aws-ofi-nccl. Only the fixed part of each text is matched, within one line: where prrte breaks its lines changed
+//! from v3.0.0 to v3.0.9.
 
 use super::text::holds;
 
@@ -39,7 +40,7 @@ const NCCL_NET: &str = "NCCL_NET names a plugin that was not loaded: put the fol
                         LD_LIBRARY_PATH on every host";
 
 /// Most fundamental first: where one failure brings another about, it stands before it.
-pub(super) static RUN: [Text; 45] = [
+pub(super) static RUN: [Text; 47] = [
     text("Could not resolve hostname", REACH),
     text("Permission denied (publickey", SSH_KEY),
     text("Host key verification failed", HOST_KEY),
@@ -90,6 +91,11 @@ pub(super) static RUN: [Text; 45] = [
     text("Per user-direction, the job has been aborted", EARLIER),
     Text { needle: "The user-provided time limit for job execution has been reached", to_do: TIME, timeout: true },
     Text { needle: "DUE TO TIME LIMIT", to_do: TIME, timeout: true },
+    text("error: execve():", PATHS),
+    text(
+        "srun: error: Invalid MPI type",
+        "use a Slurm built with PMIx (`srun --mpi=list` shows it), and put the libpmix.so that it was built with on every host",
+    ),
     text("srun: error:", EARLIER),
     text("slurmstepd: error:", EARLIER),
 ];

@@ -1,7 +1,8 @@
 #!/bin/bash
 # NCCL test of <~ nodes ~> hosts of type <~ instance_type ~>, made and judged as `efa-gen validate` does it; efa-gen <~ version ~> wrote it.
 # Submit it with `sbatch FILE`, where Slurm hands GPUs out with `sbatch --gpus-per-node=<~ gpus ~> FILE`. It is to be submitted from a
-# folder that the job can write to. The job's exit status is the verdict's: 0 is a pass.
+# folder that the job can write to, on a Slurm that has PMIx: `srun --mpi=list` names it. The job's exit status is the verdict's:
+# 0 is a pass.
 #SBATCH --job-name=efa-gen-validate
 #SBATCH --nodes=<~ nodes ~>
 #SBATCH --ntasks-per-node=<~ gpus ~>
