@@ -138,6 +138,13 @@ def by_packer(cloud, packer, folder):
         sys.exit(f"packer: {code}\n{said}")
 
 
+def host_keys(cloud, machine):
+    """Its public host keys, as cloud-init prints them to the console; nothing before that."""
+    console = cloud.ec2("get_console_output", InstanceId=machine, Latest=True).get("Output", "")
+    found = re.search("-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", console, re.DOTALL)
+    return re.findall(r"^(?:ssh|ecdsa)-\S+ \S+", found[1], re.MULTILINE) if found else []
+
+
 def ideal(cloud):
     """The same work, each step begun at once."""
     images = cloud.ec2("describe_images", Owners=["136693071363"], Filters=[{"Name": "name", "Values": ["debian-12-amd64-*"]}])
@@ -149,8 +156,11 @@ def ideal(cloud):
         return cloud.ec2("describe_instances", InstanceIds=[machine])["Reservations"][0]["Instances"][0]
 
     address = cloud.until(lambda: seen().get("PrivateIpAddress"))
-    ssh = ["ssh", "-q", "-i", f"{cloud.folder}/key", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-           "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", f"admin@{address}"]
+    known = f"{cloud.folder}/known-{machine}"
+    with open(known, "w", encoding="ascii") as file:
+        file.writelines(f"{machine} {key}\n" for key in cloud.until(lambda: host_keys(cloud, machine)))
+    ssh = ["ssh", "-q", "-i", f"{cloud.folder}/key", "-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={known}",
+           "-o", f"HostKeyAlias={machine}", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", f"admin@{address}"]
     cloud.until(lambda: cloud.run(*ssh, "true")[0] == 0)
     out = f"{cloud.folder}/ideal-{machine}"
     subprocess.run([cloud.binary, "render", *cloud.recipe, "--format", "script", "--out", out], check=True, stderr=subprocess.DEVNULL)

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use crate::account::{Account, changes, files_below, mode, tag};
+use crate::image::each_has_its_own;
 use crate::machine::{Guest, Ran, assert_same, on_network, ran, text};
 
 /// A secret access key that nothing else in the rehearsal looks like.
@@ -60,14 +61,15 @@ fn inspect(image: &str) {
     let (first, second) = (Guest::launch(image, ""), Guest::launch(image, ""));
     let said = first.root("bash /var/lib/efa-gen/install.sh").good();
     assert!(said.contains("EFA-GEN COMPLETE: every stage is done already."), "{said}");
-    let identity = "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub | cut -d ' ' -f 1,2";
-    assert_ne!(first.root(identity).good(), second.root(identity).good(), "each has an identity of its own");
+    each_has_its_own(&first, &second);
     let keys = "cat /home/admin/.ssh/authorized_keys | wc -l; cat /root/.ssh/authorized_keys 2>/dev/null | wc -l; \
                 ls /root/.ssh/id_* /home/*/.ssh/id_* 2>/dev/null | wc -l";
     let root_keys =
         first.root("grep -c efa-gen /root/.ssh/authorized_keys /home/admin/.ssh/authorized_keys; true").good();
     assert!(!root_keys.contains(":1"), "a key of the builder: {root_keys}");
-    assert!(first.root(keys).good().starts_with("1\n"), "the launch's key alone");
+    let keys = first.root(keys).good();
+    let counts: Vec<&str> = keys.lines().collect();
+    assert_eq!((counts[0], counts[2]), ("1", "0"), "the launch's key alone, and no private one");
     for gone in [
         "ls /root/.*_history /home/*/.*_history",
         "ls /var/log/efa-gen /tmp/efa-gen* /var/lib/efa-gen/src",
@@ -164,7 +166,9 @@ fn published(account: &Account, image: &Value, manifest: &Path) {
     assert_eq!(shared["LaunchPermissions"], json!([{"UserId": "111122223333"}]));
     let snapshot = text(&image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]);
     let snapshots = account.call("describe_snapshots", &json!({"SnapshotIds": [snapshot]}));
-    for key in ["efa-gen:plan", "efa-gen:run", "team"] {
+    assert!(tag(image, "efa-gen:efa").contains(" sha256:"), "{image}");
+    for key in ["efa-gen:plan", "efa-gen:run", "efa-gen:efa", "efa-gen:nccl", "efa-gen:driver", "team"] {
+        assert!(!tag(image, key).is_empty(), "{key}: {image}");
         assert_eq!(tag(&snapshots["Snapshots"][0], key), tag(image, key), "{key} of the snapshot");
     }
     let parameter = account.call("ssm.get_parameter", &json!({"Name": "/rehearsal/ami"}));
@@ -190,6 +194,27 @@ fn a_plan_shows_what_is_to_come_and_makes_nothing() {
     assert!(plan.is_object() || plan.is_array(), "{plan}");
     assert_same(&before, &account.things());
     assert_eq!(account.runs(), Vec::<String>::new(), "no run began");
+}
+
+/// What a build calls is what its plan says, neither more nor less.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn a_build_calls_what_its_plan_says() {
+    let account = Account::new();
+    account.ready_image();
+    let before = account.things();
+    let output = account.short_build(&[], &["--plan", "--output", "json"]).output().expect("it starts");
+    let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON on stdout, talk on stderr");
+    let calls = rows[0]["preflight"]["calls"].as_array().cloned().unwrap_or_default();
+    let calls: Vec<String> = calls.iter().map(|call| text(&call["call"])).collect();
+    let planned: BTreeSet<&str> =
+        calls.iter().filter_map(|call| call.strip_prefix("ec2:")?.split(", ").into()).flatten().collect();
+    ran(&mut account.short_build(&[], &[])).good();
+    let asked = |call: &Value| changes(call) || call["action"] == "GetConsoleOutput";
+    let called: BTreeSet<String> =
+        account.calls().iter().filter(|call| asked(call)).map(|call| text(&call["action"])).collect();
+    assert_eq!(called.iter().map(String::as_str).collect::<BTreeSet<&str>>(), planned);
+    account.published_then_removed(&account.runs().pop().expect("a run"), &before);
 }
 
 /// Refused with this exit code and these words, a hint, and nothing made.
@@ -276,12 +301,18 @@ fn foreign_image(account: &Account, name: &str, architecture: &str) -> String {
 
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
-fn a_region_that_is_not_there_or_has_no_default_vpc_is_told_at_once() {
+fn a_place_that_is_not_there_or_lacks_what_is_needed_is_told_at_once() {
     let account = Account::in_region("eu-west-1");
     let nowhere = Account::in_region("us-east-9").words(&["--ssh-cidr", "10.78.0.1/32"]);
     let started = std::time::Instant::now();
     check_refused(&ran(&mut account.efa_gen(&nowhere)), 10, &["region"]);
     assert!(started.elapsed().as_secs() < 60, "{} s", started.elapsed().as_secs());
+
+    // Its first zone does not have the type, by AWS's own data.
+    let of_zone = json!({"Filters": [{"Name": "availability-zone", "Values": ["eu-west-1a"]}]});
+    let subnet = text(&account.call("describe_subnets", &of_zone)["Subnets"][0]["SubnetId"]);
+    let there = ["--builder-type", "p3dn.24xlarge", "--subnet", &subnet];
+    refused(&account, &[], &there, 4, &["eu-west-1a", "does not have p3dn.24xlarge", "eu-west-1b, eu-west-1c"]);
 
     let vpc = json!({"Filters": [{"Name": "is-default", "Values": ["true"]}]});
     let vpc = text(&account.call("describe_vpcs", &vpc)["Vpcs"][0]["VpcId"]);

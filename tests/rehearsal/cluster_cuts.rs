@@ -120,6 +120,30 @@ fn what_is_refused_on_the_way_leaves_nothing() {
     }
 }
 
+/// How often RunInstances was asked for in earnest, and how the launch ended.
+fn launches(account: &Account, options: &[&str]) -> (usize, String) {
+    let said = ran(&mut launch(account, options, &[])).good();
+    let calls = account.calls();
+    remove(account);
+    (calls.iter().filter(|call| call["action"] == "RunInstances" && call["dry"] == false).count(), said)
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn all_nodes_come_by_one_call_in_the_first_zone_with_room() {
+    let account = Account::new();
+    account.light_image();
+    let before = account.things();
+    let (asked, said) = launches(&account, &[]);
+    let zones: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("Launch 2 x c6in.32xlarge in ")).collect();
+    assert_eq!((asked, zones.len()), (1, 1), "{said}");
+    let (asked, said) = launches(&account, &["--refuse", "RunInstances=InsufficientInstanceCapacity:1"]);
+    let next: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("Launch 2 x c6in.32xlarge in ")).collect();
+    assert_eq!((asked, next.len(), next[0]), (2, 2, zones[0]), "{said}");
+    assert!(next[1] != next[0] && said.contains(&format!("{} has no room", next[0])), "{said}");
+    assert_same(&before, &account.things());
+}
+
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn interrupted_it_removes_what_it_made() {

@@ -100,7 +100,7 @@ fn eight_nodes_of_our_own_image_are_validated() {
         ("tcp", &[], &[fail, "wrong provider", "tcp"]),
         ("wrong", &[], &[fail, "wrong"]),
         ("hang", &["--timeout", "20s"], &[fail, "did not end in time"]),
-        ("crash", &[], &[fail, "run failed"]),
+        ("crash", &[], &[fail, "run failed", "signal 11"]),
     ] {
         eprintln!("scenario {scenario}");
         cluster.scenario(5, scenario);
@@ -112,11 +112,11 @@ fn eight_nodes_of_our_own_image_are_validated() {
     let slow = slow.lines().find(|line| line.starts_with("ip-")).expect("a name").to_owned();
     let address = slow.trim_start_matches("ip-").replace('-', ".");
     let said = cluster.judged(&["--min-busbw", "2"], 7, &[fail]);
-    assert!(said.contains(&slow) || said.contains(&address), "{slow} is not named:\n{said}");
+    assert!(said.contains(&format!("one host stands out: {address}")), "{slow} is not named:\n{said}");
     cluster.scenario(5, "");
     // ssh is refused, as by a node that is going down.
     cluster.cluster("ssh", &["--node", "7", "--", "sudo systemctl stop ssh"]).good();
-    cluster.judged(&[], 7, &[fail, "run failed"]);
+    cluster.judged(&[], 7, &[fail, "run failed", "Connection refused"]);
     cluster.cluster("rm", &["--yes"]).good();
     assert_same(&before, &account.things());
     account.keeps_no_secret();

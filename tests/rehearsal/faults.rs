@@ -135,8 +135,10 @@ fn the_mirror_breaks_off_answers_nothing_or_serves_something_else() {
         ("down", 5, "the server answered 503"),
     ] {
         fault(&guest, name);
-        stage(&guest, "efa").failed(code, &[step, words]);
-        guest.root("test ! -e /var/lib/efa-gen/src/efa.tar.gz && test ! -e /var/lib/efa-gen/done/efa.fetch").good();
+        stage(&guest, "efa").failed(code, &[step, words, "\n  hint: "]);
+        guest
+            .root("cd /var/lib/efa-gen && test ! -e src/efa.tar.gz && test ! -e done/efa.fetch && test ! -e complete")
+            .good();
     }
     fault(&guest, "none");
     run_stage(&guest, "efa");
@@ -173,7 +175,7 @@ fn a_reboot_that_does_not_come_is_said_and_made_up_for() {
     let guest = Guest::launch(&image_before("environment"), "");
     guest.give_script(&rendered("script", &[]));
     guest.write("/usr/local/sbin/shutdown", "0755", b"#!/bin/sh\nexit 0\n");
-    let said = stage(&guest, "environment").failed(7, &["the machine did not reboot within 5 minutes"]);
+    let said = stage(&guest, "environment").failed(7, &["the machine did not reboot within 5 minutes", "\n  hint: "]);
     assert!(said.contains("FAILED in stage environment"), "{said}");
     guest.root("test ! -e /var/lib/efa-gen/complete && test -e /var/lib/efa-gen/reboot").good();
     guest.root("rm /usr/local/sbin/shutdown").good();

@@ -100,6 +100,16 @@ pub fn failed_row(plan: &Plan, error: &Error) -> Row {
     }
 }
 
+/// What became of several, a line each: distribution, outcome, run, images.
+pub fn table(rows: &[Row]) -> impl Iterator<Item = [String; 4]> {
+    rows.iter().map(|row| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let images = row.images.iter().map(|image| format!("{} ({})", text(&image["image"]), text(&image["region"])));
+        let images: Vec<String> = images.collect();
+        [row.distribution.clone(), row.outcome.to_owned(), row.run.clone().unwrap_or_default(), images.join(", ")]
+    })
+}
+
 /// All of them for people.
 pub fn human(rows: &[Row]) -> String {
     // One that fails alone is told as an error.
@@ -188,6 +198,7 @@ fn calls_of_the_builder(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec<(St
     for stage in plan.stages.iter().filter(|stage| stage.run != When::Target || ready.builder.info.gpus > 0) {
         add(&format!("ssh: stage {}", stage.id), stage.title.clone());
     }
+    add("ec2:CreateTags", "the builder is sealed".into());
     if !args.builder.spot {
         add("ec2:StopInstances", "the builder".into());
     }
@@ -208,6 +219,12 @@ fn calls_of_the_publication(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec
             add("ec2:CreatePlacementGroup", "for the machines of the test".into());
         }
         add("ec2:RunInstances", format!("{NODES} x {} from the image, for its test", gate.kind));
+        if gate.info.efa > 1 {
+            add("ec2:AllocateAddress, AssociateAddress", "for the first of them, where it can have one".into());
+        }
+        add("ec2:GetConsoleOutput", "their host keys".into());
+        add("ec2:TerminateInstances", "the machines of the test".into());
+        add("ec2:CreateTags", "its verdict".into());
     }
     let publish = &args.publish;
     for region in &publish.copy_to {

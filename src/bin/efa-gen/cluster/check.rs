@@ -83,11 +83,17 @@ impl Checked {
                 facts.memlock_kib.map_or("unlimited".into(), |limit| format!("{limit} KiB")),
                 facts.kernel.clone(),
                 facts.driver.clone().unwrap_or_else(|| "none".into()),
+                // Of all components the one that every image has; where another differs, it is told below.
+                facts.versions.get("efa").cloned().unwrap_or_else(|| "unknown".into()),
                 format!("{:+} ms", facts.clock_ms),
+                if facts.unreachable.is_empty() { "good".into() } else { format!("{} fail", facts.unreachable.len()) },
                 if of_node.contains_key(address.as_str()) { "see below" } else { "good" }.to_owned(),
             ]
         });
-        list::table(["node", "host", "efa", "gpus", "memlock", "kernel", "driver", "clock", "is"], rows)?;
+        list::table(
+            ["node", "host", "efa", "gpus", "memlock", "kernel", "driver", "installer", "clock", "logins", "is"],
+            rows,
+        )?;
         for (node, what) in &self.findings {
             report::say(&format!("{node}: {what}"));
         }

@@ -241,6 +241,9 @@ fn summary(args: &BuildArgs, ended: Vec<(usize, Order, Result<Outcome>)>) -> Res
     }
     match args.output {
         OutputArg::Json => list::json(&rows)?,
+        OutputArg::Human if several && !args.plan => {
+            list::table(["distribution", "outcome", "run", "images"], describe::table(&rows))?;
+        }
         OutputArg::Human => report::data(describe::human(&rows).as_bytes())?,
     }
     match failure {

@@ -141,7 +141,8 @@ async fn undone(
 /// What would be called, and what it costs.
 fn planned(args: &LaunchArgs, ready: &Ready, hourly: Option<f64>) -> Result<()> {
     if args.output == OutputArg::Json {
-        return list::json(&json!({"ready": ready, "nodes": args.nodes, "dollars_an_hour": hourly}));
+        let calls: Vec<_> = calls(args, ready).iter().map(|(call, what)| json!({"call": call, "for": what})).collect();
+        return list::json(&json!({"ready": ready, "nodes": args.nodes, "dollars_an_hour": hourly, "calls": calls}));
     }
     let zones: Vec<&str> = ready.machine.subnets.iter().map(|subnet| subnet.zone.as_str()).collect();
     let way = match ready.way {
@@ -175,20 +176,29 @@ fn planned(args: &LaunchArgs, ready: &Ready, hourly: Option<f64>) -> Result<()> 
     lines.push(hourly.map_or(format!("No cost: {} is not in the price table.", ready.machine.kind), |dollars| {
         format!("About ${dollars:.2} an hour, on demand.")
     }));
-    lines.push("Calls: ec2:ImportKeyPair".to_owned());
+    lines.push("Calls:".to_owned());
+    lines.extend(calls(args, ready).into_iter().map(|(call, what)| format!("  {call}: {what}")));
+    report::data(format!("{}\n", lines.join("\n")).as_bytes())
+}
+
+/// Every call that changes something, and whatever else is asked of the new nodes, in order; what it is for.
+fn calls(args: &LaunchArgs, ready: &Ready) -> Vec<(&'static str, String)> {
+    let mut calls = vec![("ec2:ImportKeyPair", "the login key".to_owned())];
     if args.security_group.is_none() {
-        lines
-            .push("       ec2:CreateSecurityGroup, AuthorizeSecurityGroupIngress, AuthorizeSecurityGroupEgress".into());
+        calls.push((
+            "ec2:CreateSecurityGroup, AuthorizeSecurityGroupIngress, AuthorizeSecurityGroupEgress",
+            "the cluster's own".to_owned(),
+        ));
     }
     if ready.placement_group {
-        lines.push("       ec2:CreatePlacementGroup".into());
+        calls.push(("ec2:CreatePlacementGroup", "the nodes are near each other".to_owned()));
     }
-    lines.push(format!("       ec2:RunInstances, once for all {} nodes", args.nodes));
+    calls.push(("ec2:RunInstances", format!("once for all {} nodes", args.nodes)));
+    calls.push(("ec2:GetConsoleOutput", "each node's host keys".to_owned()));
     if ready.way == Way::ThroughLeader {
-        lines.push("       ec2:AllocateAddress, AssociateAddress, for the leader".into());
+        calls.push(("ec2:AllocateAddress, AssociateAddress", "for the leader".to_owned()));
     }
-    lines.push("       ec2:GetConsoleOutput, each node's host keys".into());
-    report::data(format!("{}\n", lines.join("\n")).as_bytes())
+    calls
 }
 
 /// The nodes, how they are, and what comes next. A node that is not as it must be is an error; the cluster stays.
