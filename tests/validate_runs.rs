@@ -286,6 +286,8 @@ fn what_is_asked_wrongly_is_refused_before_anything_runs() {
         ("a slots=8\nb slots=8\na slots=8\n", &[], 2, "hostfile: a stands there twice"),
         ("a slots=8\nb slots=4\n", &[], 2, "a has 8 slots and b has 4"),
         ("a\nb\n", &[], 2, "a has no slots"),
+        ("a 8\n", &[], 2, "`8` after a is not known"),
+        ("a slot=8\n", &["--instance-type", "p5.48xlarge"], 2, "`slot=8` after a is not known"),
         ("a slots=0\n", &[], 2, "the slots of a are not a number"),
         ("a slots=eight\n", &[], 2, "the slots of a are not a number"),
         ("a;reboot slots=8\n", &[], 2, "`a;reboot` is not a host's name"),

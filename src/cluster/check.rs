@@ -31,7 +31,7 @@ pub struct Facts {
     pub driver: Option<String>,
     /// Versions of the components by name, as efa-gen's release file has them.
     pub versions: BTreeMap<String, String>,
-    /// Its clock against ours, milliseconds; half of the time that the question took is in it.
+    /// Its clock against ours, milliseconds; the way of the answer is in it.
     pub clock_ms: i64,
     /// Fellows that it can't log in to, by address.
     pub unreachable: Vec<String>,
@@ -68,9 +68,8 @@ pub fn question(fellows: &[&str]) -> String {
     lines.join("; ")
 }
 
-/// Reads the answer; `None` if it breaks off. `sent` and `received` are our own clock around the question, milliseconds
-/// since 1970.
-pub fn read(answer: &str, sent: i64, received: i64) -> Option<Facts> {
+/// Reads the answer; `None` if it breaks off. `received` is our own clock when its first line came, milliseconds since 1970.
+pub fn read(answer: &str, received: i64) -> Option<Facts> {
     let mut sections: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut current = "";
     for line in answer.lines() {
@@ -99,7 +98,7 @@ pub fn read(answer: &str, sent: i64, received: i64) -> Option<Facts> {
         driver: gpus.first().filter(|(driver, _)| versioned(driver)).map(|(driver, _)| (*driver).to_owned()),
         gpus: gpus.iter().filter(|(driver, _)| versioned(driver)).map(|(_, name)| (*name).to_owned()).collect(),
         versions: versions(&of("release").join("\n")),
-        clock_ms: first("clock").parse::<i64>().ok()? - i64::midpoint(sent, received),
+        clock_ms: first("clock").parse::<i64>().ok()? - received,
         unreachable: of("unreachable").into_iter().filter(|line| !line.is_empty()).map(str::to_owned).collect(),
     })
 }
@@ -116,6 +115,10 @@ pub fn versions(release: &str) -> BTreeMap<String, String> {
 /// What is wrong: which node, and what. A node that differs from most of its fellows is the one that is named.
 pub fn findings(nodes: &[(String, Facts)], expect: &Expect) -> Vec<(String, String)> {
     let mut found = Vec::new();
+    let mut clocks: Vec<i64> = nodes.iter().map(|(_, facts)| facts.clock_ms).collect();
+    clocks.sort_unstable();
+    // Our own clock is nobody's concern.
+    let usual = clocks.get(clocks.len() / 2).copied().unwrap_or(0);
     let mut add = |node: &str, what: String| found.push((node.to_owned(), what));
     for (node, facts) in nodes {
         if let Some(limit) = facts.memlock_kib.filter(|limit| *limit < MEMLOCK_KIB) {
@@ -127,9 +130,10 @@ pub fn findings(nodes: &[(String, Facts)], expect: &Expect) -> Vec<(String, Stri
         if facts.gpus.len() as u64 != expect.gpus {
             add(node, format!("the driver finds {} GPUs, its type has {}", facts.gpus.len(), expect.gpus));
         }
-        if facts.clock_ms.abs() > CLOCK_MS {
-            let late = if facts.clock_ms < 0 { "slow" } else { "fast" };
-            add(node, format!("its clock is {} ms {late} against this machine's", facts.clock_ms.abs()));
+        let off = facts.clock_ms - usual;
+        if off.abs() > CLOCK_MS {
+            let late = if off < 0 { "slow" } else { "fast" };
+            add(node, format!("its clock is {} ms {late} against most of the others'", off.abs()));
         }
         if !facts.unreachable.is_empty() {
             add(node, format!("can't log in to {}", facts.unreachable.join(" ")));

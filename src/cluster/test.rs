@@ -181,7 +181,16 @@ pub fn hosts(hostfile: &str, gpus: Option<u32>) -> Result<Vec<Host>> {
             return Err(wrong(format!("{address} stands there twice"))
                 .hint("write the file anew: the guide's `>>` adds every host again at each run"));
         }
-        let slots = words.find_map(|word| word.strip_prefix("slots=")).map(str::parse::<u32>);
+        // Open MPI takes blanks around the sign.
+        let rest = words.collect::<Vec<_>>().join(" ").replace(" = ", "=").replace("= ", "=").replace(" =", "=");
+        let mut slots = None;
+        for word in rest.split_whitespace() {
+            match word.split_once('=') {
+                Some(("slots", number)) => slots = Some(number.parse::<u32>()),
+                Some(("max_slots" | "max-slots", _)) => {}
+                _ => return Err(wrong(format!("`{}` after {address} is not known", word.escape_debug()))),
+            }
+        }
         let slots = match (slots, gpus) {
             (Some(Ok(slots)), _) if slots > 0 => slots,
             (Some(_), _) => return Err(wrong(format!("the slots of {address} are not a number"))),

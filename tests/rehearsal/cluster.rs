@@ -66,7 +66,7 @@ fn nodes_reach_each_other_and_leave_nothing() {
     let lone = ran(&mut account.cluster(&["ssh", "pair", "--node", "1", "--", "hostname"])).good();
     assert!(lone.starts_with("ip-"), "{lone}");
     ran(&mut account.cluster(&["ssh", "pair", "--node", "9", "--", "hostname"])).failed(2, &["no running node 9"]);
-    ran(&mut account.cluster(&["run", "pair", "--", "exit 3"])).failed(7, &["2 of 2 nodes", "exit status 3"]);
+    ran(&mut account.cluster(&["run", "pair", "--", "exit 3"])).failed(6, &["2 of 2 nodes", "exit status 3"]);
 
     ran(&mut account.cluster(&["grow", "pair", "--nodes", "1"])).failed(7, &["libfabric finds 0 EFA"]);
     let said = ran(&mut account.cluster(&["run", "pair", "--", all])).good();

@@ -42,6 +42,8 @@ pub struct Wish<'a> {
     pub spot: bool,
     /// Whether the console must be read while the machine runs.
     pub console: bool,
+    /// Whether a vCPU quota stands in the way; what is bought in advance has none.
+    pub quota: bool,
     pub count: u32,
 }
 
@@ -100,7 +102,9 @@ impl<'a> Look<'a> {
             let what = format!("the console of {kind} can't be read while it runs");
             self.add(Problem::new(what, "choose a type of the Nitro system, or --host-key inject"));
         }
-        self.check_quota(machine, wish).await;
+        if wish.quota {
+            self.check_quota(machine, wish).await;
+        }
     }
 
     /// Subnets in zones that have the type.
@@ -179,6 +183,13 @@ impl<'a> Look<'a> {
             self.add(Problem::new(
                 what,
                 "choose a subnet with a route through an Internet or NAT gateway, or --mirror within the VPC",
+            ));
+        } else if internet && reach.private && downloads {
+            let what =
+                format!("subnet {} leads out through an Internet gateway, which needs public addresses", subnet.id);
+            self.add(Problem::new(
+                what,
+                "--private gives none: choose a subnet with a route through a NAT gateway, or --mirror within the VPC",
             ));
         } else if !internet && !reach.private && !reach.session_manager {
             let what = format!("subnet {} has no Internet gateway: nothing from outside can reach {whose}", subnet.id);

@@ -1,11 +1,13 @@
 //! Owns the gate: before an image is published, two machines of the type that it is for are launched from it as a cluster, and
 //! the NCCL test runs on both. Knows nothing of how a cluster comes about, nor of how a log is judged.
 
+use std::sync::Arc;
+
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::nccl::Outcome;
 use tokio::sync::watch;
 
-use super::run::new_id;
+use super::run::{UNTESTED, new_id};
 use super::{Build, ENDS, problem, tags};
 use crate::cli::cluster::LaunchArgs;
 use crate::cli::validate::ValidateArgs;
@@ -19,42 +21,54 @@ use crate::validate;
 /// As few as make a network test.
 pub const NODES: u32 = 2;
 
+/// The error of an image that has failed, and is tagged so.
+fn refused(image: &Image) -> Error {
+    let hint =
+        format!("{} is tagged {}=failed and was not published; efa-gen image rm removes it", image.id, tags::VERDICT);
+    Error::new(Class::Check, format!("image {} did not pass its gate", image.id)).hint(hint)
+}
+
 impl Build<'_> {
     /// An image that fails is tagged so and goes to nobody.
     pub(super) async fn gate(&mut self, image: &Image) -> Result<()> {
         let Some(machine) = &self.ready.gate else { return Ok(()) };
-        if image.tags.get(tags::VERDICT).is_some_and(|verdict| verdict == "passed") {
-            return Ok(());
+        self.folder.remove(UNTESTED)?;
+        match image.tags.get(tags::VERDICT).map(String::as_str) {
+            Some("passed") => return Ok(()),
+            Some("failed") => return Err(refused(image)),
+            _ => {}
         }
         self.talk.step(format!("Test the image on {NODES} x {}", machine.kind));
         let verdict = self.tested(image, &machine.kind).await;
         let (word, state) = match &verdict {
             Ok(()) => ("passed", tags::BUILDING),
             Err(error) if error.class() == Class::Check => ("failed", tags::REFUSED),
-            // A machine that can't be had or a connection that was lost says nothing of the image.
-            Err(_) => return verdict,
+            // A machine that can't be had or a connection that was lost says nothing of the image: it waits for another try.
+            Err(_) => {
+                self.folder.write(UNTESTED, &image.id)?;
+                return verdict;
+            }
         };
         let tags =
             Tags::from([(tags::VERDICT.to_owned(), word.to_owned()), (tags::STATE.to_owned(), state.to_owned())]);
         let on: Vec<String> = image.snapshots.iter().chain([&image.id]).cloned().collect();
         self.aws.tag(&on, &tags).await?;
-        verdict.map_err(|error| {
-            let hint = format!(
-                "{} is tagged {}=failed and was not published; efa-gen image rm removes it",
-                image.id,
-                tags::VERDICT
-            );
-            Error::new(Class::Check, format!("image {} did not pass its gate", image.id)).because(error).hint(hint)
-        })
+        verdict.map_err(|error| refused(image).because(error))
     }
 
     /// Errors: [`Class::Check`] where the image is at fault; any other class says nothing of it.
     async fn tested(&self, image: &Image, kind: &str) -> Result<()> {
-        let args = self.cluster_args(image, kind);
         let name = format!("gate-{}", self.folder.run);
         // What a process before this one has left can't be trusted to be as it must.
         self.end_nodes(&name).await?;
-        let preflight = Preflight::new(self.aws, self.catalog, None, &args, &name).run().await;
+        let verdict = self.tested_as(&name, image, kind).await;
+        self.end_nodes(&name).await?;
+        verdict
+    }
+
+    async fn tested_as(&self, name: &str, image: &Image, kind: &str) -> Result<()> {
+        let args = self.cluster_args(image, kind);
+        let preflight = Preflight::new(self.aws, self.catalog, None, &args, name).run().await;
         let ready = preflight.map_err(|problems| problem::refuse(&problems))?;
         ready.notes.iter().for_each(|note| self.talk.note(note.clone()));
         let mut record = Record::new(&args, &ready, &self.folder.run, self.deadline());
@@ -67,13 +81,15 @@ impl Build<'_> {
             plan: None,
             call: new_id(),
             key: String::new(),
+            asking: Arc::default(),
         };
         let launched = run.run().await?;
-        launched.checked.good()?;
+        // One machine may be a bad one, a clock may be wrong: the test's verdict alone is the image's.
+        for (node, what) in &launched.checked.findings {
+            self.talk.note(format!("{node}: {what}"));
+        }
         let cluster = Cluster { aws: self.aws.clone(), record, folder: self.folder.clone(), nodes: launched.nodes };
-        let verdict = self.judged(&cluster).await;
-        self.end_nodes(&name).await?;
-        verdict
+        self.judged(&cluster).await
     }
 
     /// The test, from the first of the nodes.
@@ -86,11 +102,13 @@ impl Build<'_> {
         let (_keep, stop) = watch::channel(0);
         for ran in validate::make(&order, self.talk, &stop).await?.runs {
             self.talk.note(format!("NCCL test: {}", ran.verdict.sentence));
-            if ran.verdict.outcome == Outcome::Pass {
-                continue;
-            }
+            ran.verdict.notes.iter().for_each(|note| self.talk.note(note.clone()));
             let findings: Vec<String> =
                 ran.verdict.findings.iter().map(|finding| format!("{} ({})", finding.what, finding.to_do)).collect();
+            if ran.verdict.outcome == Outcome::Pass {
+                findings.into_iter().for_each(|warning| self.talk.note(warning));
+                continue;
+            }
             let (count, word) = (cluster.nodes.len(), ran.verdict.outcome.word());
             let message = format!("the NCCL test on {count} machines: {word}; its log is {}", ran.log.display());
             return Err(Error::new(Class::Check, message).because(findings.join("\n")));

@@ -36,6 +36,19 @@ pub fn name(run: &str) -> String {
     format!("efa-gen-{run}")
 }
 
+/// A run's thing as the ledger has it.
+pub fn thing(aws: &Aws, kind: Kind, id: &str, run: &str) -> Thing {
+    Thing {
+        region: aws.region.clone(),
+        kind,
+        id: id.to_owned(),
+        name: String::new(),
+        state: String::new(),
+        created: String::new(),
+        tags: Tags::from([(tags::RUN.to_owned(), run.to_owned())]),
+    }
+}
+
 /// What makes things for one run.
 pub struct Maker<'a> {
     pub aws: &'a Aws,
@@ -108,15 +121,7 @@ impl Maker<'_> {
 
     /// Says that a thing exists, in the ledger first.
     pub fn made(&self, kind: Kind, id: &str) -> Result<()> {
-        self.folder.made(&Thing {
-            region: self.aws.region.clone(),
-            kind,
-            id: id.to_owned(),
-            name: String::new(),
-            state: String::new(),
-            created: String::new(),
-            tags: Tags::from([(tags::RUN.to_owned(), self.folder.run.clone())]),
-        })?;
+        self.folder.made(&thing(self.aws, kind, id, &self.folder.run))?;
         self.talk.emit(&Event::Made { kind: kind.name(), id: id.to_owned() });
         Ok(())
     }

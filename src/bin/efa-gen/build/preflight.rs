@@ -78,9 +78,9 @@ impl<'a> Preflight<'a> {
         };
         let base = self.base().await;
         let args = self.args;
-        let builder = self.look.machine(&args.builder.builder_type, &self.wish(BUILDER, 1)).await;
+        let builder = self.look.machine(&args.builder.builder_type, &self.wish(BUILDER)).await;
         let gate = match &self.args.publish.gate {
-            Some(kind) => self.look.machine(kind, &self.wish(GATE, gate::NODES)).await,
+            Some(kind) => self.look.machine(kind, &self.wish(GATE)).await,
             None => None,
         };
         let public_address = match builder.as_ref().and_then(|builder| builder.subnets.first()) {
@@ -89,9 +89,9 @@ impl<'a> Preflight<'a> {
         };
         let ssh_cidrs = self.look.cidrs(&args.reach, public_address, "the builder").await;
         let (Some(base), Some(builder)) = (base, builder) else { return Err(self.look.problems) };
-        for (machine, flag, count) in [(Some(&builder), BUILDER, 1), (gate.as_ref(), GATE, gate::NODES)] {
+        for (machine, flag) in [(Some(&builder), BUILDER), (gate.as_ref(), GATE)] {
             if let Some(machine) = machine {
-                self.look.check_machine(machine, &self.wish(flag, count)).await;
+                self.look.check_machine(machine, &self.wish(flag)).await;
             }
         }
         if let Some(gate) = &gate {
@@ -124,14 +124,18 @@ impl<'a> Preflight<'a> {
         if self.look.problems.is_empty() { Ok(ready) } else { Err(self.look.problems) }
     }
 
-    fn wish(&self, flag: &'static str, count: u32) -> Wish<'a> {
+    /// The gate's machines are a cluster's: on demand, and their host keys come by the console.
+    fn wish(&self, flag: &'static str) -> Wish<'a> {
+        let gate = flag == GATE;
+        let console = self.args.builder.host_key == HostKey::Console && self.args.driver == Driver::Native;
         Wish {
             flag,
             architecture: (&self.plan.base.architecture, "the plan"),
             subnet: self.args.builder.subnet.as_deref(),
-            spot: self.args.builder.spot,
-            console: self.args.builder.host_key == HostKey::Console && self.args.driver == Driver::Native,
-            count,
+            spot: self.args.builder.spot && !gate,
+            console: console || gate,
+            quota: true,
+            count: if gate { gate::NODES } else { 1 },
         }
     }
 
@@ -284,11 +288,17 @@ impl<'a> Preflight<'a> {
         let name = "efa-gen-dry-run";
         let key = crate::ssh::new_key("efa-gen-dry-run").map(|pair| pair.public).unwrap_or_default();
         let launch = launch(self.args, self.plan, ready, &ready.builder, subnet);
-        let answers = [
+        let mut answers = vec![
             self.look.aws.import_key(name, &key, &ready.tags, true).await.err(),
             self.look.aws.create_group(name, "efa-gen dry run", &subnet.vpc, &ready.tags, true).await.err(),
             self.look.aws.launch(&launch, true).await.err(),
         ];
+        if let Some(gate) = ready.gate.as_ref().filter(|gate| gate.info.clusters) {
+            answers.push(self.look.aws.create_placement_group(name, &ready.tags, true).await.err());
+            if gate.info.efa > 1 {
+                answers.push(self.look.aws.allocate_address(&ready.tags, true).await.err());
+            }
+        }
         for error in answers.into_iter().flatten().filter(|error| !error.is_dry_run()) {
             self.look.add(error);
         }

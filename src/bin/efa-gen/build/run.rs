@@ -20,6 +20,9 @@ const BUILD: &str = "run.json";
 /// The record of a cluster.
 pub const CLUSTER: &str = "cluster.json";
 
+/// Holds the id of an image whose gate ended without a verdict.
+pub const UNTESTED: &str = "untested.json";
+
 /// The file that a process holds while it is at work on the run.
 const LOCK: &str = "lock";
 
@@ -157,6 +160,17 @@ impl Folder {
         })
     }
 
+    /// Removes a file; that it is not there is no error.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::new(Class::Io, format!("could not remove {}", path.display())).because(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Where the run's things are, a build's or a cluster's.
     pub fn place(&self) -> Result<Option<Place>> {
         match self.read(BUILD)? {
@@ -210,14 +224,9 @@ impl Folder {
 
     /// A run that ended well leaves its log; the key and whatever else is secret goes.
     pub fn forget_secrets(&self) -> Result<()> {
-        for name in ["key", "host_key", "known_hosts", "login", LOCK, "run.json", "made.jsonl", "install.sh"] {
-            let path = self.path.join(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::new(Class::Io, format!("could not remove {}", path.display())).because(error));
-                }
-                _ => {}
-            }
+        for name in ["key", "host_key", "known_hosts", "login", LOCK, "run.json", "made.jsonl", "install.sh", UNTESTED]
+        {
+            self.remove(name)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Owns that every node is asked at once, and the table of their answers. What is asked and what is wrong is the core's.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use efa_gen::cluster::check::{Expect, Facts, findings, question, read};
 use efa_gen::error::{Class, Error, Result};
@@ -12,6 +13,9 @@ use super::{Node, each};
 use crate::cli::OutputArg;
 use crate::commands::list;
 use crate::report;
+
+/// How long a node may take to answer. One that asks hundreds of others takes a while.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 /// Beyond so many nodes each logs in to its successor and the leader to all, instead of each to each.
 const ALL_PAIRS: usize = 16;
@@ -38,19 +42,21 @@ pub async fn check(record: &Record, nodes: &[Node]) -> Result<Checked> {
     let addresses: Vec<&str> = nodes.iter().map(|node| node.address.as_str()).collect();
     let answers = each(nodes.iter().enumerate(), record.at_once(), async |(index, node): (usize, &Node)| {
         let fellows = fellows(&addresses, index);
-        let sent = Timestamp::now().as_millisecond();
         let mut received = None;
         let mut text = String::new();
         let line = question(&fellows);
         let ended = node.guest.run(&line, None, |line| {
-            // The clock is told first, its answer is what is timed.
-            if received.is_none() && !line.starts_with("===") {
-                received = Some(Timestamp::now().as_millisecond());
-            }
+            // The clock is told first.
+            received.get_or_insert_with(|| Timestamp::now().as_millisecond());
             text.push_str(line);
             text.push('\n');
         });
-        ended.await.map(|_| read(&text, sent, received.unwrap_or(sent)).ok_or(text))
+        // A driver that hangs lets nvidia-smi hang, and ssh sees nothing of it.
+        let ended = tokio::time::timeout(PATIENCE, ended).await;
+        match ended {
+            Ok(ended) => ended.map(|_| read(&text, received.unwrap_or_default()).ok_or(text)),
+            Err(_) => Ok(Err(format!("no answer within {} min", PATIENCE.as_secs() / 60))),
+        }
     });
     let (mut all, mut wrong) = (Vec::new(), Vec::new());
     for (node, answer) in nodes.iter().zip(answers.await) {

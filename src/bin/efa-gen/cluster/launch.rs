@@ -2,6 +2,7 @@
 //! before it is used, so that a launch that ends early can be swept. Knows nothing of flags' meanings.
 
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use efa_gen::error::{Class, Error, Result};
@@ -9,6 +10,7 @@ use efa_gen::plan::{LOG_DIR, Plan, STATE_DIR};
 use efa_gen::render::builder::{self as guest, Machine};
 use efa_gen::render::{self, Format};
 use flate2::{Compression, GzBuilder};
+use tokio::sync::Mutex;
 use tokio::time::{Instant as Moment, sleep};
 
 use super::check::{Checked, check};
@@ -47,6 +49,8 @@ pub struct Run<'a> {
     pub call: String,
     /// Name of the login key pair, once it is made.
     pub key: String,
+    /// Held while RunInstances is under way: a launch that is interrupted meanwhile waits for it, or would clean up too early.
+    pub asking: Arc<Mutex<()>>,
 }
 
 /// What a launch came to.

@@ -19,6 +19,7 @@ use crate::build::tags;
 use crate::cli::cloud::AccountArgs;
 use crate::ec2::Aws;
 use crate::ec2::model::Instance;
+use crate::report;
 use crate::ssh::Guest;
 
 /// Connections and calls at a time.
@@ -74,13 +75,37 @@ pub async fn open(account: &AccountArgs, name: &str) -> Result<Cluster> {
     let run = found.first().and_then(|node| node.tags.get(tags::RUN)).cloned().unwrap_or_default();
     let folder = Folder { path: run::folder_of(&run)?, run };
     let record = Record::open(&folder, name)?;
-    let running: Vec<Instance> = found.into_iter().filter(|node| node.state == "running").collect();
+    let running = running(&record, found)?;
+    let nodes = reachable(&aws, &record, &folder.path, &running);
+    Ok(Cluster { aws, record, folder, nodes })
+}
+
+/// The nodes that run, the leader first; those that do not are named.
+///
+/// Errors: none runs, or not the one that the others are reached through.
+pub fn running(record: &Record, found: Vec<Instance>) -> Result<Vec<Instance>> {
+    let name = &record.name;
+    let (mut running, idle): (Vec<Instance>, Vec<Instance>) =
+        found.into_iter().partition(|node| node.state == "running");
+    for node in idle {
+        report::say(&format!("note: node {} of cluster {name} is left out: it is {}", node.id, node.state));
+    }
     if running.is_empty() {
         return Err(Error::new(Class::Cloud, format!("no node of cluster {name} runs"))
             .hint("efa-gen cluster ls shows their states"));
     }
-    let nodes = reachable(&aws, &record, &folder.path, &running);
-    Ok(Cluster { aws, record, folder, nodes })
+    if record.way == Way::ThroughLeader {
+        // Who was started again is not the first any more.
+        let leader = running.iter().position(|node| node.public_address.is_some()).ok_or_else(|| {
+            Error::new(
+                Class::Cloud,
+                format!("the node of cluster {name} that the others are reached through does not run"),
+            )
+            .hint("start it again: it has the cluster's elastic address")
+        })?;
+        running[..=leader].rotate_right(1);
+    }
+    Ok(running)
 }
 
 /// How each node is logged in to.

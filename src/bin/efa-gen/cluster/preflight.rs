@@ -34,6 +34,9 @@ pub struct Ready {
     pub nics: Vec<Nic>,
     pub gpus: u32,
     pub way: Way,
+    /// Whether each node gets a public address.
+    #[serde(skip)]
+    pub public_address: bool,
     pub ssh_cidrs: Vec<String>,
     pub placement_group: bool,
     pub reservation: Option<Reservation>,
@@ -84,6 +87,7 @@ impl<'a> Preflight<'a> {
             subnet: args.subnet.as_deref(),
             spot: false,
             console: true,
+            quota: !reservation.as_ref().is_some_and(|reservation| reservation.block),
             count: args.at_least.unwrap_or(args.nodes),
         };
         let machine = self.look.machine(&args.kind, &wish).await;
@@ -100,7 +104,7 @@ impl<'a> Preflight<'a> {
             }
         }
         let nics = self.nics(&machine);
-        let (way, ssh_cidrs) = self.way(&machine, nics.len()).await;
+        let (way, public_address, ssh_cidrs) = self.way(&machine, nics.len()).await;
         self.check_group(&machine).await;
         let ready = Ready {
             identity,
@@ -116,6 +120,7 @@ impl<'a> Preflight<'a> {
             machine,
             nics,
             way,
+            public_address,
             ssh_cidrs,
             reservation,
             notes: Vec::new(),
@@ -283,8 +288,8 @@ impl<'a> Preflight<'a> {
         }
     }
 
-    /// How the nodes are reached, and by whom.
-    async fn way(&mut self, machine: &Machine, nics: usize) -> (Way, Vec<String>) {
+    /// How the nodes are reached, whether by public addresses of their own, which Session Manager's agent needs too, and by whom.
+    async fn way(&mut self, machine: &Machine, nics: usize) -> (Way, bool, Vec<String>) {
         let (args, several) = (self.args, nics > 1);
         let downloads = self.plan.is_some() && args.recipe.mirror.is_none();
         let public = match machine.subnets.first() {
@@ -307,7 +312,7 @@ impl<'a> Preflight<'a> {
                 "launch an image that has everything, or name a --subnet behind a NAT gateway",
             ));
         }
-        (way, self.look.cidrs(&args.reach, public, "the nodes").await)
+        (way, public && !several, self.look.cidrs(&args.reach, public, "the nodes").await)
     }
 
     async fn check_group(&mut self, machine: &Machine) {

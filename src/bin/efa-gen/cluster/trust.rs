@@ -40,7 +40,11 @@ pub async fn give(record: &Record, nodes: &[Node], private: &str) -> Result<()> 
 
 /// The cluster's private key, from its leader: it is kept nowhere else.
 pub async fn fetch(leader: &Node) -> Result<String> {
-    let key = leader.guest.must("cat ~/.ssh/efa-gen-cluster", None).await?;
+    // What was read before it failed may be a part of the key.
+    let key = leader.guest.must("cat ~/.ssh/efa-gen-cluster", None).await.map_err(|error| {
+        Error::new(error.class(), format!("the cluster's key could not be read from leader {}", leader.id))
+            .hint("efa-gen cluster ssh shows whether it lets you in")
+    })?;
     match ssh::public_of(key.as_bytes()) {
         Ok(_) => Ok(key),
         Err(error) => Err(Error::new(Class::Cloud, format!("leader {} has no key of the cluster", leader.id))

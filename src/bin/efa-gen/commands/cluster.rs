@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use efa_gen::error::{Class, Error, Result};
 use serde::Serialize;
+use tokio::sync::Mutex;
 
 use super::{account, launch, list, recipe, validate};
 use crate::build::run::{self, Folder};
@@ -157,7 +159,7 @@ async fn run_everywhere(args: &ClusterRunArgs) -> Result<()> {
         return Ok(());
     }
     let count = format!("the command failed on {} of {} nodes", failed.len(), cluster.nodes.len());
-    Err(Error::new(Class::Check, count).because(failed.join("\n")))
+    Err(Error::new(Class::Install, count).because(failed.join("\n")))
 }
 
 async fn check_all(args: &ClusterCheckArgs) -> Result<()> {
@@ -192,10 +194,12 @@ async fn grow(args: &ClusterGrowArgs) -> Result<()> {
         talk.done();
         problem::refuse(&problems)
     })?;
+    ready.notes.iter().for_each(|note| talk.note(note.clone()));
     talk.keep_log(folder.log()?);
-    let mut there = cluster::instances(&aws, &record.name).await?;
-    let before = ids(&folder, &there)?;
-    there.retain(|node| node.state == "running");
+    let all = cluster::instances(&aws, &record.name).await?;
+    let before = ids(&folder, &all)?;
+    let there = cluster::running(&record, all)?;
+    let asking = Arc::<Mutex<()>>::default();
     let mut work = Run {
         aws: &aws,
         ready: &ready,
@@ -205,6 +209,7 @@ async fn grow(args: &ClusterGrowArgs) -> Result<()> {
         plan: plan.as_ref(),
         call,
         key: String::new(),
+        asking: asking.clone(),
     };
     let grown = tokio::select! {
         grown = work.grow(&there, args.nodes) => grown,
@@ -213,7 +218,17 @@ async fn grow(args: &ClusterGrowArgs) -> Result<()> {
     let grown = match grown {
         Ok(grown) => grown,
         Err(error) => {
-            end_new(&record, &aws, &folder, &before, &talk).await?;
+            let end = async {
+                drop(asking.lock().await);
+                end_new(&record, &aws, &folder, &before, &talk).await
+            };
+            let ended = tokio::select! {
+                ended = end => ended,
+                _ = stop.changed() => Err(Error::new(Class::Interrupted, "interrupted again")),
+            };
+            if let Err(unfinished) = ended {
+                talk.note(format!("the new nodes are not ended: {unfinished}; efa-gen cluster ls shows them"));
+            }
             talk.done();
             return Err(error);
         }

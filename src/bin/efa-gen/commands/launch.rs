@@ -1,10 +1,13 @@
 //! Owns `efa-gen launch`: the preflight, the launch, what becomes of it when it fails or is interrupted, and what its user is
 //! told. Knows nothing of how a launch goes.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::plan::{self, Plan, Request};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::{account, list, recipe};
 use crate::build::run::{self, CLUSTER, Folder};
@@ -64,6 +67,7 @@ async fn launch(args: &LaunchArgs) -> Result<()> {
     folder.write(CLUSTER, &record)?;
     talk.keep_log(folder.log()?);
     talk.emit(&Event::Began { run: run.clone(), region: aws.region.clone() });
+    let asking = Arc::<Mutex<()>>::default();
     let mut work = Run {
         aws: &aws,
         ready: &ready,
@@ -73,6 +77,7 @@ async fn launch(args: &LaunchArgs) -> Result<()> {
         plan: plan.as_ref(),
         call: run.clone(),
         key: String::new(),
+        asking: asking.clone(),
     };
     let launched = tokio::select! {
         launched = work.run() => launched,
@@ -80,7 +85,7 @@ async fn launch(args: &LaunchArgs) -> Result<()> {
     };
     let launched = match launched {
         Ok(launched) => launched,
-        Err(error) => return Err(undone(&aws, args, &folder, &talk, stop, error).await),
+        Err(error) => return Err(undone(&aws, args, &folder, &talk, stop, (error, &asking)).await),
     };
     talk.done();
     show(args, &record, &launched)
@@ -106,7 +111,7 @@ async fn undone(
     folder: &Folder,
     talk: &Talk,
     mut stop: watch::Receiver<u32>,
-    error: Error,
+    (error, asking): (Error, &Mutex<()>),
 ) -> Error {
     let run = &folder.run;
     let rest = format!("efa-gen sweep --run {run} --yes removes it");
@@ -115,15 +120,13 @@ async fn undone(
         return error;
     }
     talk.step("Remove what the launch has made");
-    let known = match folder.known() {
-        Ok(known) => known,
-        Err(unread) => {
-            talk.note(format!("{unread}: {rest}"));
-            return error;
-        }
+    let undo = async {
+        // What EC2 is launching right now is in the ledger as soon as it has answered.
+        drop(asking.lock().await);
+        sweep::undo(aws, run, &[], &folder.known()?, BTreeSet::new(), talk).await
     };
     let undone = tokio::select! {
-        left = sweep::undo(aws, run, &[], &known, std::collections::BTreeSet::new(), talk) => left,
+        left = undo => left,
         _ = stop.changed() => Err(Error::new(Class::Interrupted, "interrupted again: the clean-up is not finished")),
     };
     match undone {

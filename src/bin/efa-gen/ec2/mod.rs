@@ -25,7 +25,8 @@ use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryA
 use model::{Identity, Tags};
 use refusal::ApiError;
 
-type Answer<T> = std::result::Result<T, ApiError>;
+/// What a call gives.
+pub type Answer<T> = std::result::Result<T, ApiError>;
 
 /// The services of one region.
 #[derive(Debug, Clone)]

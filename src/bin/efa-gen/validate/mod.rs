@@ -76,7 +76,14 @@ pub async fn make(order: &Order<'_>, talk: &Talk, stop: &watch::Receiver<u32>) -
     // The first that failed, else the first that may be too slow.
     let at = runs.iter().position(|run| !passed(run)).unwrap_or(0);
     let pairs = match runs.get_mut(at) {
-        Some(run) => pairs::find(order, run, talk, stop).await?,
+        // What was judged stands, whatever becomes of the pairs.
+        Some(run) => match pairs::find(order, run, talk, stop).await {
+            Err(error) if error.class() != Class::Interrupted => {
+                talk.note(format!("the pairs were not tested to their end: {error}"));
+                None
+            }
+            found => found?,
+        },
         None => None,
     };
     Ok(Made { runs, pairs })

@@ -55,7 +55,8 @@ pub async fn order<'a>(
         limit: args.test.timeout,
         instance_type,
         catalog,
-        wanted: args.hosts.unwrap_or(hosts.len() as u64),
+        // A run on one host says nothing of what lies between the nodes of a cluster.
+        wanted: args.hosts.unwrap_or(hosts.len().max(if cluster.is_some() { 2 } else { 1 }) as u64),
         hosts,
         min_busbw: args.min_busbw,
         log: args.test.keep_log.clone().unwrap_or_else(|| {

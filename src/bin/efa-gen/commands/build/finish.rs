@@ -6,7 +6,7 @@ use std::io::{BufRead, IsTerminal};
 use efa_gen::error::{Class, Error, Result};
 use tokio::sync::watch;
 
-use crate::build::run::Folder;
+use crate::build::run::{Folder, UNTESTED};
 use crate::build::{Built, sweep};
 use crate::cli::cloud::{BuildArgs, OnError};
 use crate::ec2::Aws;
@@ -33,6 +33,15 @@ pub async fn finish(
         }
         _ => false,
     };
+    if let (Err(error), Some(image)) = (&built, folder.read::<String>(UNTESTED)?)
+        && error.class() != Class::Interrupted
+    {
+        let run = &folder.run;
+        talk.note(format!(
+            "image {image} is kept, untested: go on with --resume {run}, remove it with efa-gen sweep --run {run} --yes"
+        ));
+        return built;
+    }
     if asked {
         let run = &folder.run;
         talk.note(format!(
