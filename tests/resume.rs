@@ -5,58 +5,12 @@
 mod support;
 
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use support::account::{Account, Entry};
-use support::aws::{Answer, Params, done, refuse};
-use support::builds::{Stage, assert_ran};
+use support::account::Account;
+use support::aws::Params;
+use support::builds::{Stage, assert_ran, machines};
 use support::{command, stderr, stdout};
-
-/// Launches `i-1`, `i-2`, ... and answers a token that it knows with `again`; the console is closed.
-fn machines(again: impl Fn() -> Answer + Send + Sync + 'static) -> Stage {
-    let launched = AtomicUsize::new(0);
-    let tokens = std::sync::Mutex::new(Vec::new());
-    Stage::new(move |account, action, params| {
-        let body = match action {
-            _ if params.get("DryRun").is_some_and(|dry| dry == "true") => return None,
-            "ImportKeyPair" | "AuthorizeSecurityGroupIngress" | "AuthorizeSecurityGroupEgress" => {
-                "<return>true</return>"
-            }
-            "CreateSecurityGroup" => "<groupId>sg-1</groupId>",
-            "DescribeSecurityGroups" if params["Filter.1.Name"] == "group-name" => {
-                "<securityGroupInfo><item><groupId>sg-1</groupId></item></securityGroupInfo>"
-            }
-            "GetConsoleOutput" => return Some(refuse("UnauthorizedOperation", "No.")),
-            "RunInstances" => {
-                let token = params["ClientToken"].clone();
-                let mut tokens = tokens.lock().expect("the tokens");
-                if tokens.contains(&token) {
-                    return Some(again());
-                }
-                tokens.push(token);
-                let id = format!("i-{}", launched.fetch_add(1, Ordering::SeqCst) + 1);
-                account.0.lock().expect("the account").push(instance(&id, params));
-                return Some(done(action, &answered(&id, "pending")));
-            }
-            _ => return None,
-        };
-        Some(done(action, body))
-    })
-}
-
-fn answered(id: &str, state: &str) -> String {
-    let state = format!("<instanceState><name>{state}</name></instanceState>");
-    format!("<instancesSet><item><instanceId>{id}</instanceId>{state}</item></instancesSet>")
-}
-
-fn instance(id: &str, params: &Params) -> Entry {
-    let tags = (1_u32..).map_while(|n| {
-        let tag = |end: &str| params.get(&format!("TagSpecification.1.Tag.{n}.{end}")).cloned();
-        Some((tag("Key")?, tag("Value")?))
-    });
-    Entry { tags: tags.collect(), ..Entry::new(id, "", "2025-01-01T00:00:00.000Z") }
-}
 
 fn empty(account: &Account) {
     account.0.lock().expect("the account").clear();

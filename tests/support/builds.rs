@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
@@ -56,9 +58,14 @@ impl Stage {
     }
 
     pub fn build(&self, more: &[&str]) -> Ran {
+        ran(&mut self.build_command("debian12", more))
+    }
+
+    /// A build, not yet started.
+    pub fn build_command(&self, distribution: &str, more: &[&str]) -> Command {
         let mirror = format!("{}/efa", self.mirror.url);
-        let flags = ["build", "--distro", "debian12", "--source-ami", BASE, "--stack-file", "stack.toml", "--mirror"];
-        self.run(&[&flags[..], &[mirror.as_str(), "--ssh-cidr", "203.0.113.7/32"], more].concat())
+        let flags = ["build", "--distro", distribution, "--source-ami", BASE, "--stack-file", "stack.toml", "--mirror"];
+        self.command(&[&flags[..], &[mirror.as_str(), "--ssh-cidr", "203.0.113.7/32"], more].concat())
     }
 
     pub fn sweep(&self, more: &[&str]) -> Ran {
@@ -67,12 +74,14 @@ impl Stage {
 
     /// Any command, where builds run.
     pub fn run(&self, arguments: &[&str]) -> Ran {
+        ran(&mut self.command(arguments))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = command(arguments);
         self.stub.set(&mut command);
-        let output =
-            command.current_dir(self.folder.path()).env("HOME", self.folder.path()).output().expect("it starts");
-        let code = output.status.code().unwrap_or(-1);
-        Ran { code, stdout: super::stdout(&output), stderr: super::stderr(&output) }
+        command.current_dir(self.folder.path()).env("HOME", self.folder.path());
+        command
     }
 
     pub fn image(&self, id: &str) -> Entry {
@@ -84,6 +93,12 @@ impl Stage {
     pub fn at(&self, action: &str) -> Option<usize> {
         self.stub.actions().iter().rposition(|name| name == action)
     }
+}
+
+fn ran(command: &mut Command) -> Ran {
+    let output = command.output().expect("it starts");
+    let code = output.status.code().unwrap_or(-1);
+    Ran { code, stdout: super::stdout(&output), stderr: super::stderr(&output) }
 }
 
 /// A stack file whose EFA installer is the OpenPGP fixture.
@@ -170,6 +185,62 @@ pub fn answer(account: &Account, action: &str, params: &Params) -> Answer {
     }
     drop(entries);
     account.answer(action, params)
+}
+
+/// Launches `i-1`, `i-2`, ... and answers a token that it knows with `again`; the console is closed.
+pub fn machines(again: impl Fn() -> Answer + Send + Sync + 'static) -> Stage {
+    odd_machines(again, |_, _| None)
+}
+
+/// The same, where `odd` is asked first.
+pub fn odd_machines(
+    again: impl Fn() -> Answer + Send + Sync + 'static,
+    odd: impl Fn(&str, &Params) -> Option<Answer> + Send + Sync + 'static,
+) -> Stage {
+    let launched = AtomicUsize::new(0);
+    let tokens = Mutex::new(Vec::new());
+    Stage::new(move |account, action, params| {
+        if let Some(answer) = odd(action, params) {
+            return Some(answer);
+        }
+        let body = match action {
+            _ if params.get("DryRun").is_some_and(|dry| dry == "true") => return None,
+            "ImportKeyPair" | "AuthorizeSecurityGroupIngress" | "AuthorizeSecurityGroupEgress" => {
+                "<return>true</return>"
+            }
+            "CreateSecurityGroup" => "<groupId>sg-1</groupId>",
+            "DescribeSecurityGroups" if params["Filter.1.Name"] == "group-name" => {
+                "<securityGroupInfo><item><groupId>sg-1</groupId></item></securityGroupInfo>"
+            }
+            "GetConsoleOutput" => return Some(refuse("UnauthorizedOperation", "No.")),
+            "RunInstances" => {
+                let token = params["ClientToken"].clone();
+                let mut tokens = tokens.lock().expect("the tokens");
+                if tokens.contains(&token) {
+                    return Some(again());
+                }
+                tokens.push(token);
+                let id = format!("i-{}", launched.fetch_add(1, Ordering::SeqCst) + 1);
+                account.0.lock().expect("the account").push(instance(&id, params));
+                return Some(done(action, &answered(&id, "pending")));
+            }
+            _ => return None,
+        };
+        Some(done(action, body))
+    })
+}
+
+fn answered(id: &str, state: &str) -> String {
+    let state = format!("<instanceState><name>{state}</name></instanceState>");
+    format!("<instancesSet><item><instanceId>{id}</instanceId>{state}</item></instancesSet>")
+}
+
+fn instance(id: &str, params: &Params) -> Entry {
+    let tags = (1_u32..).map_while(|n| {
+        let tag = |end: &str| params.get(&format!("TagSpecification.1.Tag.{n}.{end}")).cloned();
+        Some((tag("Key")?, tag("Value")?))
+    });
+    Entry { tags: tags.collect(), ..Entry::new(id, "", "2025-01-01T00:00:00.000Z") }
 }
 
 #[track_caller]

@@ -1,10 +1,12 @@
 //! Owns how what a run left is found and removed, and that it is looked at again afterwards. The clean-up of a build and
 //! `efa-gen sweep` are the same code. Knows nothing of ages: who calls decides which run is dead.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use efa_gen::error::{Error, Result};
+use efa_gen::error::{Class, Error, Result};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::tags;
@@ -129,20 +131,44 @@ pub async fn undo(
     done: BTreeSet<String>,
     talk: &Talk,
 ) -> Result<Vec<Thing>> {
+    undo_all(aws, run, also, known, &done, talk, &RefCell::default()).await
+}
+
+/// [`undo`], until a signal ends it.
+///
+/// Errors: as there; the signal, which names what of `known` nobody has seen go.
+pub async fn undo_until(
+    aws: &Aws,
+    run: &str,
+    also: &[String],
+    known: &[Thing],
+    done: BTreeSet<String>,
+    talk: &Talk,
+    stop: &mut watch::Receiver<u32>,
+) -> Result<Vec<Thing>> {
+    let gone = RefCell::default();
+    tokio::select! {
+        left = undo_all(aws, run, also, known, &done, talk, &gone) => left,
+        _ = stop.changed() => Err(unfinished(known, &done, &gone.borrow())),
+    }
+}
+
+async fn undo_all(
+    aws: &Aws,
+    run: &str,
+    also: &[String],
+    known: &[Thing],
+    done: &BTreeSet<String>,
+    talk: &Talk,
+    gone: &RefCell<BTreeSet<String>>,
+) -> Result<Vec<Thing>> {
     let mut regions = BTreeSet::from([aws.region.as_str()]);
     regions.extend(also.iter().map(String::as_str));
     regions.extend(known.iter().map(|thing| thing.region.as_str()));
     let mut left = Vec::new();
     for region in regions {
         let known = known.iter().filter(|thing| thing.region == region).cloned().collect();
-        let undo = Undo {
-            aws: &aws.in_region(region),
-            run,
-            talk,
-            done: &done,
-            refusals: BTreeMap::new(),
-            told: BTreeSet::new(),
-        };
+        let undo = Undo { aws: &aws.in_region(region), run, talk, done, refusals: BTreeMap::new(), gone };
         left.extend(undo.run(known).await?);
     }
     Ok(left)
@@ -157,8 +183,8 @@ struct Undo<'a> {
     done: &'a BTreeSet<String>,
     /// What AWS said last of a thing that it did not remove.
     refusals: BTreeMap<String, ApiError>,
-    /// What was said to be removed; a listing that lags behind is no reason to say it twice.
-    told: BTreeSet<String>,
+    /// Ids of what was seen to end, or to stay; a listing that lags behind is no reason to say it twice.
+    gone: &'a RefCell<BTreeSet<String>>,
 }
 
 impl Undo<'_> {
@@ -202,7 +228,11 @@ impl Undo<'_> {
         let mut unseen: Vec<Thing> = Vec::new();
         for thing in known {
             let again = found.left.iter().chain(&unseen).any(|seen| seen.id == thing.id);
-            if again || found.kept.contains(&thing.id) || self.is_over(&thing).await? {
+            if again {
+                continue;
+            }
+            if found.kept.contains(&thing.id) || self.is_over(&thing).await? {
+                self.gone.borrow_mut().insert(thing.id);
                 continue;
             }
             unseen.push(thing);
@@ -288,7 +318,7 @@ impl Undo<'_> {
         match done {
             Ok(true) => {
                 self.refusals.remove(&thing.id);
-                if self.told.insert(thing.id.clone()) {
+                if self.gone.borrow_mut().insert(thing.id.clone()) {
                     self.talk.emit(&Event::Removed { kind: thing.kind.name(), id: thing.id.clone() });
                 }
             }
@@ -312,10 +342,22 @@ async fn remove_patiently(aws: &Aws, thing: &Thing, end: Instant) -> std::result
     }
 }
 
+/// The error of a clean-up that was interrupted.
+fn unfinished(known: &[Thing], done: &BTreeSet<String>, gone: &BTreeSet<String>) -> Error {
+    let left = known.iter().filter(|thing| !done.contains(&thing.id) && !gone.contains(&thing.id));
+    let names: BTreeSet<String> =
+        left.map(|thing| format!("{} {} ({})", thing.kind.name(), thing.id, thing.region)).collect();
+    let left = match names.is_empty() {
+        true => "of what is known, all is gone".to_owned(),
+        false => format!("not seen to go: {}", names.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    Error::new(Class::Interrupted, format!("interrupted again: the clean-up is not finished; {left}"))
+}
+
 /// The error of a clean-up that left something.
 pub fn still_there(left: &[Thing]) -> Error {
     let names: Vec<String> = left.iter().map(|thing| format!("{} ({})", thing.id, thing.region)).collect();
     let count = if left.len() == 1 { "1 thing is".to_owned() } else { format!("{} things are", left.len()) };
-    Error::new(efa_gen::error::Class::Cloud, format!("{count} still there: {}", names.join(", ")))
+    Error::new(Class::Cloud, format!("{count} still there: {}", names.join(", ")))
         .hint("the notes say why; `efa-gen sweep` tries again, and what something else uses goes only after that")
 }

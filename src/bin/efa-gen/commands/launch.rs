@@ -120,16 +120,22 @@ async fn undone(
         return error;
     }
     talk.step("Remove what the launch has made");
-    let undo = async {
+    tokio::select! {
         // What EC2 is launching right now is in the ledger as soon as it has answered.
-        drop(asking.lock().await);
-        sweep::undo(aws, run, &[], &folder.known()?, BTreeSet::new(), talk).await
+        _ = asking.lock() => {}
+        _ = stop.changed() => {
+            talk.note(format!("interrupted again while EC2 launches nodes: {rest}"));
+            return error;
+        }
+    }
+    let known = match folder.known() {
+        Ok(known) => known,
+        Err(unread) => {
+            talk.note(format!("{unread}: {rest}"));
+            return error;
+        }
     };
-    let undone = tokio::select! {
-        left = undo => left,
-        _ = stop.changed() => Err(Error::new(Class::Interrupted, "interrupted again: the clean-up is not finished")),
-    };
-    match undone {
+    match sweep::undo_until(aws, run, &[], &known, BTreeSet::new(), talk, &mut stop).await {
         Ok(left) if left.is_empty() => {
             if let Err(unremoved) = std::fs::remove_dir_all(&folder.path) {
                 talk.note(format!("{} could not be removed: {unremoved}", folder.path.display()));

@@ -58,21 +58,19 @@ pub async fn finish(
     let also: &[String] = if built.is_err() { &args.publish.copy_to } else { &[] };
     let places = built.iter().flat_map(|built| &built.copies);
     let done = places.flat_map(|place| place.snapshots.iter().chain([&place.image])).cloned().collect();
-    let left = tokio::select! {
-        left = sweep::undo(aws, &folder.run, also, &known, done, talk) => left,
-        _ = stop.changed() => Err(Error::new(Class::Interrupted, "interrupted again: the clean-up is not finished")),
-    };
+    let left = sweep::undo_until(aws, &folder.run, also, &known, done, talk, &mut stop).await;
+    let rest = format!("efa-gen sweep --run {} --yes removes", folder.run);
     let left: Vec<Thing> = match (left, &built) {
         (Ok(left), _) => left,
-        (Err(error), Ok(_)) => return Err(error.hint(format!("efa-gen sweep --run {} removes the rest", folder.run))),
+        (Err(error), Ok(_)) => return Err(error.hint(format!("{rest} the rest"))),
         (Err(error), Err(_)) => {
-            talk.note(format!("{error}: efa-gen sweep --run {} removes the rest", folder.run));
+            talk.note(format!("{error}: {rest} the rest"));
             return built;
         }
     };
     if let Some(thing) = left.first() {
         let message = format!("{} {} and {} more are still there", thing.kind.name(), thing.id, left.len() - 1);
-        let error = Error::new(Class::Cloud, message).hint(format!("efa-gen sweep --run {} removes them", folder.run));
+        let error = Error::new(Class::Cloud, message).hint(format!("{rest} them"));
         return if built.is_ok() {
             Err(error)
         } else {
