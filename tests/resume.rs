@@ -104,6 +104,48 @@ fn an_address_that_a_resumed_run_has_no_use_for_is_refused() {
 }
 
 #[test]
+fn a_login_key_that_cannot_be_used_is_refused_before_anything_is_asked() {
+    let stage = machines(|| unreachable!("a builder is launched once"));
+    empty(&stage.account);
+    assert_ran(&stage.build(&["--on-error", "keep"]), 10, &["everything is kept"]);
+    let run = run_of(&stage, "i-1");
+    let folder = stage.folder.path().join(".local/state/efa-gen/runs").join(&run);
+    let good = fs::read_to_string(folder.join("key")).expect("the login key");
+    let damaged =
+        ["", "\n", "secret", &good[..good.len() / 2], &good.replacen("b3Bl", "b3Bk", 1), &good.to_lowercase()];
+    for file in ["key", "host_key"] {
+        let path = folder.join(file);
+        let refused = |why: &str| {
+            let asked = stage.stub.actions().len();
+            let ran = stage.run(&["build", "--resume", &run]);
+            let what = format!("/{file} can't be used");
+            assert_ran(&ran, 2, &[&what, why, "hint: put back what was in it", "sweep the run and build again"]);
+            assert!(!ran.stderr.contains("BEGIN") && !ran.stderr.contains("b3Bl"), "{}", ran.stderr);
+            assert_eq!(stage.stub.actions().len(), asked, "nothing is asked");
+        };
+        for text in damaged {
+            fs::write(&path, text).expect("a file");
+            refused("the private key can't be read");
+        }
+        fs::remove_file(&path).expect("it is there");
+        fs::create_dir(&path).expect("a folder");
+        refused("is a folder");
+        fs::remove_dir(&path).expect("it is there");
+        std::os::unix::fs::symlink("nowhere", &path).expect("a link");
+        refused("could not read");
+        fs::remove_file(&path).expect("it is there");
+        // One that is missing is none that is damaged.
+        let ran = stage.run(&["build", "--resume", &run, "--ssh-cidr", "0.0.0.0/0"]);
+        assert_ran(&ran, 2, &["the whole Internet"]);
+        if file == "key" {
+            fs::write(&path, &good).expect("a file");
+        }
+    }
+    assert_ran(&stage.run(&["build", "--resume", &run]), 10, &["GetConsoleOutput", "everything is kept"]);
+    assert_eq!(tokens(&stage).len(), 1);
+}
+
+#[test]
 fn a_gate_without_efa_or_gpu_is_refused() {
     let stage = machines(|| unreachable!("nothing is launched"));
     assert_ran(&stage.build(&["--gate", "c5.4xlarge"]), 4, &["c5.4xlarge has no EFA device", "has no GPU"]);

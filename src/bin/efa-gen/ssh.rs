@@ -63,9 +63,25 @@ pub fn new_key(comment: &str) -> Result<KeyPair> {
 
 /// The public line of a private key file.
 pub fn public_of(private: &[u8]) -> Result<String> {
-    let failed = |error: ssh_key::Error| Error::new(Class::Usage, "the run's login key can't be read").because(error);
+    let failed = |error: ssh_key::Error| {
+        Error::new(Class::Usage, "the private key can't be read")
+            .because(error)
+            .hint("the file is damaged: put back what was in it, or sweep the run and begin anew")
+    };
     let key = PrivateKey::from_openssh(private).map_err(failed)?;
     key.public_key().to_openssh().map_err(failed)
+}
+
+/// The public line of a key that a run has in this file, if it has it yet. `what` names its role ("login key").
+///
+/// Errors: the file is damaged, or can't be read.
+pub fn public_in(path: &Path, what: &str) -> Result<Option<String>> {
+    let unread = |error: Error| {
+        let hint = "put back what was in it; without it nobody can log in: sweep the run and build again";
+        Error::new(Class::Usage, format!("the run's {what} {} can't be used", path.display())).because(error).hint(hint)
+    };
+    let private = files::read_if_there(path, what).map_err(unread)?;
+    private.map(|private| public_of(&private).map_err(unread)).transpose()
 }
 
 /// How to reach one guest.

@@ -64,8 +64,8 @@ impl Maker<'_> {
         let run = self.folder.run.as_str();
         let name = name(run);
         let path = self.folder.path.join("key");
-        let public = match files::read_if_there(&path, "login key")? {
-            Some(private) => ssh::public_of(&private)?,
+        let public = match ssh::public_in(&path, "login key")? {
+            Some(public) => public,
             None => {
                 let pair = ssh::new_key(&name)?;
                 files::write(&path, pair.private.as_bytes(), 0o600)?;

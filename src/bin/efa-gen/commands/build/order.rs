@@ -12,6 +12,7 @@ use crate::build::preflight::Ready;
 use crate::build::run::{self, Folder, Record};
 use crate::cli::cloud::{BuildArgs, Driver, OnError};
 use crate::commands::{recipe, render};
+use crate::ssh;
 
 /// One distribution of the command line.
 #[derive(Debug, Clone)]
@@ -39,6 +40,10 @@ pub fn orders(args: &BuildArgs) -> Result<Vec<Order>> {
         // Read again: whoever had the lock may just have ended the run.
         let (folder, mut record) = Folder::open(name)?;
         move_to(&mut record, &args.reach.ssh_cidr)?;
+        // One that is missing is made, where there is no machine yet.
+        for (file, what) in [("key", "login key"), ("host_key", "host key")] {
+            ssh::public_in(&folder.path.join(file), what)?;
+        }
         let given = BuildArgs {
             resume: Some(name.clone()),
             output: args.output,
