@@ -8,8 +8,179 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::aws::{done, refuse};
-use support::builds::{Stage, odd_machines};
+use support::aws::{Params, done, refuse};
+use support::builds::{BASE, Stage, TYPE, assert_ran, machines, odd_machines};
+use support::{default_plan, stderr};
+
+/// What the last such call was given that was no dry run.
+fn asked(stage: &Stage, action: &str) -> Params {
+    let calls = stage.stub.calls(action);
+    let real = calls.into_iter().filter(|call| call.get("DryRun").is_none_or(|dry| dry != "true"));
+    real.last().unwrap_or_else(|| panic!("no {action}"))
+}
+
+/// A build that goes as far as its builder.
+fn builder(stage: &Stage, more: &[&str]) -> Params {
+    stage.account.0.lock().expect("the account").clear();
+    let output =
+        stage.build_command("debian12", &[more, &["--on-error", "keep"]].concat()).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(10), "{}", stderr(&output));
+    asked(stage, "RunInstances")
+}
+
+/// Kinds that are tagged, each with the same tags.
+fn tagged(call: &Params) -> (Vec<&str>, Params) {
+    let tags = |n: u32| -> Params {
+        let tag = |m: u32, end: &str| call.get(&format!("TagSpecification.{n}.Tag.{m}.{end}")).cloned();
+        (1..).map_while(|m| Some((tag(m, "Key")?, tag(m, "Value")?))).collect()
+    };
+    let kind = |n: u32| call.get(&format!("TagSpecification.{n}.ResourceType"));
+    let kinds: Vec<&str> = (1..).map_while(kind).map(String::as_str).collect();
+    for n in 2..=u32::try_from(kinds.len()).expect("a few") {
+        assert_eq!(tags(n), tags(1), "{kinds:?}");
+    }
+    (kinds, tags(1))
+}
+
+/// Every parameter whose name begins so, the rest of its name and its value.
+fn below<'a>(call: &'a Params, prefix: &str) -> Vec<(&'a str, &'a str)> {
+    let below = |(name, value): (&'a String, &'a String)| Some((name.strip_prefix(prefix)?, value.as_str()));
+    call.iter().filter_map(below).collect()
+}
+
+/// What EC2 is asked for, but for key, group, user-data and token, is asked for by dry run first.
+#[test]
+fn a_builder_is_planned_with_tokens_where_its_cloud_init_knows_them() {
+    let stage = Stage::good();
+    for (distribution, tokens) in [("debian12", "required"), ("rhel7.6", "optional")] {
+        let output = stage.build_command(distribution, &["--plan"]).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let call = stage.stub.calls("RunInstances").pop().expect("a dry run");
+        assert_eq!(call["DryRun"], "true", "{distribution}");
+        let metadata = [("HttpPutResponseHopLimit", "1"), ("HttpTokens", tokens)];
+        assert_eq!(below(&call, "MetadataOptions."), metadata, "{distribution}");
+        assert_eq!(below(&call, "BlockDeviceMapping."), disk(distribution), "{distribution}");
+        assert_eq!(call["InstanceInitiatedShutdownBehavior"], "terminate", "{distribution}");
+        assert_eq!(tagged(&call).0, ["instance", "volume", "network-interface"], "{distribution}");
+    }
+}
+
+/// An encrypted root volume of the planned size, which goes with its machine.
+fn disk(distribution: &str) -> [(&'static str, &'static str); 5] {
+    let size = default_plan(distribution).base.root_gib.to_string();
+    [
+        ("1.DeviceName", "/dev/xvda"),
+        ("1.Ebs.DeleteOnTermination", "true"),
+        ("1.Ebs.Encrypted", "true"),
+        ("1.Ebs.VolumeSize", size.leak()),
+        ("1.Ebs.VolumeType", "gp3"),
+    ]
+}
+
+#[test]
+fn a_builder_is_asked_for_as_the_plan_and_the_flags_have_it() {
+    let stage = machines(|| unreachable!("it is launched once"));
+    let call = builder(&stage, &["--tag", "team=hpc"]);
+    let (kinds, tags) = tagged(&call);
+    let run = &tags["efa-gen:run"];
+    assert_eq!(below(&call, "MetadataOptions."), [("HttpPutResponseHopLimit", "1"), ("HttpTokens", "required")]);
+    assert_eq!(below(&call, "BlockDeviceMapping."), disk("debian12"));
+    let interface = [
+        ("1.AssociatePublicIpAddress", "true"),
+        ("1.DeleteOnTermination", "true"),
+        ("1.DeviceIndex", "0"),
+        ("1.InterfaceType", "interface"),
+        ("1.NetworkCardIndex", "0"),
+        ("1.SecurityGroupId.1", "sg-1"),
+        ("1.SubnetId", "subnet-0"),
+    ];
+    assert_eq!(below(&call, "NetworkInterface."), interface);
+    assert!(below(&call, "InstanceMarketOptions").is_empty(), "{call:?}");
+    let name = format!("efa-gen-{run}");
+    for (parameter, value) in [
+        ("ClientToken", format!("{run}-builder-subnet-0").as_str()),
+        ("ImageId", BASE),
+        ("InstanceInitiatedShutdownBehavior", "terminate"),
+        ("InstanceType", "c5.4xlarge"),
+        ("KeyName", &name),
+        ("MaxCount", "1"),
+        ("MinCount", "1"),
+    ] {
+        assert_eq!(call[parameter], value, "{parameter}");
+    }
+    assert_eq!(kinds, ["instance", "volume", "network-interface"]);
+    let own = [("team", "hpc"), ("efa-gen:role", "builder"), ("efa-gen:distribution", "debian12"), ("Name", &name)];
+    for (tag, value) in own {
+        assert_eq!(tags[tag], value, "{tag}");
+    }
+    assert!(tags.contains_key("efa-gen:until"), "{tags:?}");
+    let rule = asked(&stage, "AuthorizeSecurityGroupIngress");
+    assert_eq!((rule["IpPermissions.1.FromPort"].as_str(), rule["IpPermissions.1.ToPort"].as_str()), ("22", "22"));
+    assert_eq!(stage.stub.calls("AuthorizeSecurityGroupEgress").len(), 0);
+}
+
+#[test]
+fn the_flags_of_a_builders_disk_are_used() {
+    let stage = Stage::good();
+    let planned = |flags: &[&str]| {
+        assert_ran(&stage.build(&[flags, &["--plan"]].concat()), 0, &[]);
+        stage.stub.calls("RunInstances").pop().expect("a dry run")
+    };
+    let call = planned(&["--no-encrypt", "--root-gib", "200"]);
+    assert_eq!(call["BlockDeviceMapping.1.Ebs.Encrypted"], "false");
+    assert_eq!(call["BlockDeviceMapping.1.Ebs.VolumeSize"], "200");
+    let call = planned(&["--kms-key", "alias/images"]);
+    assert_eq!(call["BlockDeviceMapping.1.Ebs.Encrypted"], "true");
+    assert_eq!(call["BlockDeviceMapping.1.Ebs.KmsKeyId"], "alias/images");
+    assert_ran(&stage.build(&["--plan", "--root-gib", "1"]), 4, &["--root-gib 1 is too small"]);
+}
+
+/// The stub's type, changed.
+fn other_type(change: &'static [(&'static str, &'static str)]) -> Stage {
+    odd_machines(
+        || unreachable!("it is launched once"),
+        move |action, _| {
+            let mut item = TYPE.to_owned();
+            for (from, to) in change {
+                assert!(item.contains(from), "{from}");
+                item = item.replace(from, to);
+            }
+            (action == "DescribeInstanceTypes").then(|| done(action, &item))
+        },
+    )
+}
+
+const END: &str = "</item></instanceTypeSet>";
+const SPOT: &str = "<supportedUsageClasses><item>spot</item></supportedUsageClasses></item></instanceTypeSet>";
+const EFA: &str = "<networkInfo><efaSupported>true</efaSupported><efaInfo><maximumEfaInterfaces>1</maximumEfaInterfaces></efaInfo><maximumNetworkCards>1</maximumNetworkCards></networkInfo></item></instanceTypeSet>";
+
+#[test]
+fn a_spot_builder_is_asked_of_the_spot_market_and_its_request_is_tagged() {
+    let stage = other_type(&[(END, SPOT)]);
+    let call = builder(&stage, &["--spot"]);
+    assert_eq!(below(&call, "InstanceMarketOptions."), [("MarketType", "spot")]);
+    let (kinds, tags) = tagged(&call);
+    assert_eq!(kinds, ["instance", "volume", "network-interface", "spot-instances-request"]);
+    assert!(tags.contains_key("efa-gen:run"), "{tags:?}");
+    let stage = machines(|| unreachable!("nothing is launched"));
+    let ran = stage.build(&["--spot"]);
+    assert_ran(&ran, 4, &["c5.4xlarge can't be had as spot", "hint: leave out --spot"]);
+}
+
+#[test]
+fn a_builder_with_efa_has_an_efa_interface_and_a_group_that_lets_its_members_talk() {
+    let stage = other_type(&[(END, EFA)]);
+    let call = builder(&stage, &[]);
+    assert_eq!(call["NetworkInterface.1.InterfaceType"], "efa");
+    assert!(below(&call, "NetworkInterface.2.").is_empty(), "{call:?}");
+    for action in ["AuthorizeSecurityGroupIngress", "AuthorizeSecurityGroupEgress"] {
+        let rule = asked(&stage, action);
+        assert_eq!(rule["GroupId"], "sg-1", "{action}");
+        let rules = [("Groups.1.GroupId", "sg-1"), ("IpProtocol", "-1")];
+        assert_eq!(below(&rule, "IpPermissions.1."), rules, "{action}");
+        assert!(below(&rule, "IpPermissions.2.").is_empty(), "{rule:?}");
+    }
+}
 
 /// Starts a build whose clean-up comes to no end, interrupts it, and again once it has said `then`; returns what it said.
 fn interrupted_twice(stage: &Stage, then: &str) -> String {

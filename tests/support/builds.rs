@@ -18,6 +18,9 @@ use super::{Ran, command, scratch};
 pub const IMAGE: &str = "ami-00000001";
 pub const BASE: &str = "ami-0a0a0a0a";
 
+/// The one type that EC2 has.
+pub const TYPE: &str = "<instanceTypeSet><item><instanceType>c5.4xlarge</instanceType><hypervisor>nitro</hypervisor><vCpuInfo><defaultVCpus>16</defaultVCpus></vCpuInfo><processorInfo><supportedArchitectures><item>x86_64</item></supportedArchitectures></processorInfo></item></instanceTypeSet>";
+
 /// An account, what goes wrong in it, and where builds run.
 pub struct Stage {
     pub folder: TempDir,
@@ -123,9 +126,7 @@ fn preflight(action: &str, params: &Params) -> Option<Answer> {
             "<GetCallerIdentityResult><Arn>arn:aws:iam::111122223333:user/u</Arn><Account>111122223333</Account></GetCallerIdentityResult>"
         }
         "GetServiceQuota" => return Some((400, r#"{"__type": "AccessDeniedException"}"#.into())),
-        "DescribeInstanceTypes" => {
-            "<instanceTypeSet><item><instanceType>c5.4xlarge</instanceType><hypervisor>nitro</hypervisor><vCpuInfo><defaultVCpus>16</defaultVCpus></vCpuInfo><processorInfo><supportedArchitectures><item>x86_64</item></supportedArchitectures></processorInfo></item></instanceTypeSet>"
-        }
+        "DescribeInstanceTypes" => TYPE,
         "DescribeInstanceTypeOfferings" => {
             "<instanceTypeOfferingSet><item><location>us-east-1b</location></item></instanceTypeOfferingSet>"
         }

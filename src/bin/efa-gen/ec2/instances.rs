@@ -41,7 +41,10 @@ impl Aws {
             .metadata_options(metadata(launch))
             .set_network_interfaces(Some(launch.nics.iter().map(|nic| interface(launch, *nic)).collect()))
             .set_instance_market_options(market(launch));
-        for kind in [sdk::ResourceType::Instance, sdk::ResourceType::Volume, sdk::ResourceType::NetworkInterface] {
+        let made = [sdk::ResourceType::Instance, sdk::ResourceType::Volume, sdk::ResourceType::NetworkInterface];
+        // A request to the spot market is a thing of its own (AWS EC2 API Reference, RunInstances, TagSpecification).
+        let request = launch.spot.then_some(sdk::ResourceType::SpotInstancesRequest);
+        for kind in made.into_iter().chain(request) {
             call = call.tag_specifications(tagged(kind, &launch.tags));
         }
         if let Some(group) = &launch.placement_group {
