@@ -183,6 +183,36 @@ fn an_old_group_of_a_run_that_still_launches_is_left_alone() {
 }
 
 #[test]
+fn a_clusters_nodes_are_dead_when_their_time_is_over() {
+    let node = |id: &str, run: &str, until: &str| {
+        Entry::new(id, run, OLD).tag("efa-gen:cluster", run).tag("efa-gen:role", "node").tag("efa-gen:until", until)
+    };
+    let (other, odd) = ("20250101-000000-cd34", "20250101-000000-ef56");
+    let (past, future) = ("2025-01-02T00:00:00Z", "2099-01-01T00:00:00Z");
+    let account = Account::new([
+        node("i-1", RUN, past),
+        node("i-2", RUN, past),
+        // As long as one of its nodes may be at work, all of a cluster stays.
+        node("i-3", other, past),
+        node("i-4", other, future),
+        Entry::new("sg-2", other, ""),
+        // What is no time holds nothing up.
+        node("i-5", odd, "tomorrow"),
+    ]);
+    let stub = stub(&account);
+    let deadline = format!("run {other} is not at its machine's deadline yet and left alone (3 things)");
+    for age in ["3h", "0s"] {
+        let ran = run(&stub, &["sweep", "--older-than", age]);
+        assert_ran(&ran, 0, &[&deadline]);
+        assert!(ran.stdout.contains(" i-1 ") && !ran.stdout.contains(" i-3 "), "{}", ran.stdout);
+    }
+    assert_ran(&run(&stub, &["sweep", "--yes"]), 0, &["removed instance i-1", "removed instance i-5", &deadline]);
+    assert_eq!(account.ids(), ["i-3", "i-4", "sg-2"]);
+    assert_ran(&run(&stub, &["sweep", "--yes", "--run", other]), 0, &["removed instance i-4"]);
+    assert_eq!(account.ids(), [""; 0]);
+}
+
+#[test]
 fn a_named_run_goes_whatever_its_age_and_alone() {
     let (young, other) = (run_id_now(), "20250101-000000-cd34");
     let account = Account::new([Entry::new("i-1", &young, &now()), Entry::new("i-2", other, OLD)]);

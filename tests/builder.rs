@@ -4,12 +4,8 @@
 
 mod support;
 
-use std::fs;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-
 use support::aws::{Params, done, refuse};
-use support::builds::{BASE, Stage, TYPE, assert_ran, machines, odd_machines};
+use support::builds::{BASE, EFA, Stage, assert_ran, interrupted_twice, machines, odd_machines, type_with};
 use support::{default_plan, stderr};
 
 /// What the last such call was given that was no dry run.
@@ -135,28 +131,45 @@ fn the_flags_of_a_builders_disk_are_used() {
     assert_ran(&stage.build(&["--plan", "--root-gib", "1"]), 4, &["--root-gib 1 is too small"]);
 }
 
-/// The stub's type, changed.
-fn other_type(change: &'static [(&'static str, &'static str)]) -> Stage {
+/// The one type is one with something besides.
+fn other_type(more: &'static str) -> Stage {
     odd_machines(
         || unreachable!("it is launched once"),
-        move |action, _| {
-            let mut item = TYPE.to_owned();
-            for (from, to) in change {
-                assert!(item.contains(from), "{from}");
-                item = item.replace(from, to);
-            }
-            (action == "DescribeInstanceTypes").then(|| done(action, &item))
-        },
+        move |action, _| (action == "DescribeInstanceTypes").then(|| done(action, &type_with(more))),
     )
 }
 
-const END: &str = "</item></instanceTypeSet>";
-const SPOT: &str = "<supportedUsageClasses><item>spot</item></supportedUsageClasses></item></instanceTypeSet>";
-const EFA: &str = "<networkInfo><efaSupported>true</efaSupported><efaInfo><maximumEfaInterfaces>1</maximumEfaInterfaces></efaInfo><maximumNetworkCards>1</maximumNetworkCards></networkInfo></item></instanceTypeSet>";
+#[test]
+fn as_many_tags_as_are_taken_have_room_beside_efa_gens_own() {
+    let stage = machines(|| unreachable!("it is launched once"));
+    let tags = |count: u32| -> Vec<String> { (0..count).flat_map(|n| ["--tag".into(), format!("t{n}=x")]).collect() };
+    let most = tags(33);
+    let (_, all) = tagged(&builder(&stage, &most.iter().map(String::as_str).collect::<Vec<_>>()));
+    assert!(all.len() > 33 && all.len() <= 50, "{all:?}");
+    let more = tags(34);
+    let ran = stage.build(&more.iter().map(String::as_str).chain(["--plan"]).collect::<Vec<_>>());
+    assert_ran(&ran, 2, &["34 tags are too many", "hint: 33 at most"]);
+}
+
+#[test]
+fn a_type_that_the_region_does_not_have_says_that_aws_retires_it() {
+    let stage = Stage::new(|_, action, params| {
+        let retired = params.get("Filter.1.Value.1").is_some_and(|kind| kind == "p3dn.24xlarge");
+        (action == "DescribeInstanceTypes" && retired).then(|| done(action, "<instanceTypeSet/>"))
+    });
+    let why = "us-east-1 does not offer p3dn.24xlarge: AWS retires P3";
+    for flag in ["--builder-type", "--gate"] {
+        let ran = stage.build(&["--plan", flag, "p3dn.24xlarge"]);
+        assert_ran(&ran, 4, &[why, &format!("hint: choose another {flag}")]);
+    }
+    // It is what a launch takes when nothing else is said.
+    let ran = stage.run(&["launch", "--plan", "--nodes", "2", "--ami", BASE, "--distro", "debian12"]);
+    assert_ran(&ran, 4, &[why, "hint: choose another --type"]);
+}
 
 #[test]
 fn a_spot_builder_is_asked_of_the_spot_market_and_its_request_is_tagged() {
-    let stage = other_type(&[(END, SPOT)]);
+    let stage = other_type("<supportedUsageClasses><item>spot</item></supportedUsageClasses>");
     let call = builder(&stage, &["--spot"]);
     assert_eq!(below(&call, "InstanceMarketOptions."), [("MarketType", "spot")]);
     let (kinds, tags) = tagged(&call);
@@ -169,7 +182,7 @@ fn a_spot_builder_is_asked_of_the_spot_market_and_its_request_is_tagged() {
 
 #[test]
 fn a_builder_with_efa_has_an_efa_interface_and_a_group_that_lets_its_members_talk() {
-    let stage = other_type(&[(END, EFA)]);
+    let stage = other_type(EFA);
     let call = builder(&stage, &[]);
     assert_eq!(call["NetworkInterface.1.InterfaceType"], "efa");
     assert!(below(&call, "NetworkInterface.2.").is_empty(), "{call:?}");
@@ -182,30 +195,10 @@ fn a_builder_with_efa_has_an_efa_interface_and_a_group_that_lets_its_members_tal
     }
 }
 
-/// Starts a build whose clean-up comes to no end, interrupts it, and again once it has said `then`; returns what it said.
-fn interrupted_twice(stage: &Stage, then: &str) -> String {
+/// What a build says of its clean-up that is interrupted when it has said `then`.
+fn interrupted(stage: &Stage, then: &str) -> String {
     stage.account.0.lock().expect("the account").clear();
-    let path = stage.folder.path().join("said");
-    let said = || fs::read_to_string(&path).unwrap_or_default();
-    let mut command = stage.build_command("debian12", &[]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&path).expect("a file"));
-    let mut build = command.spawn().expect("it starts");
-    for words in ["to tell its host keys", then] {
-        let end = Instant::now() + Duration::from_secs(60);
-        while !said().contains(words) {
-            assert!(Instant::now() < end && build.try_wait().expect("a status").is_none(), "{words}: {}", said());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let id = build.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &id]).status().expect("kill").success());
-    }
-    assert_eq!(build.wait().expect("it ends").code(), Some(130), "{}", said());
-    said()
-}
-
-/// What the one line says of the clean-up.
-fn left(said: &str) -> &str {
-    said.lines().find(|line| line.contains("interrupted again")).unwrap_or_else(|| panic!("{said}"))
+    interrupted_twice(stage, &mut stage.build_command("debian12", &[]), "to tell its host keys", then)
 }
 
 #[test]
@@ -218,8 +211,7 @@ fn interrupted_twice_it_says_what_is_left() {
             _ => None,
         },
     );
-    let said = interrupted_twice(&stage, "Terminate what still runs");
-    let line = left(&said);
+    let line = interrupted(&stage, "Terminate what still runs");
     assert!(line.contains("not seen to go: instance i-1 (us-east-1), security group sg-1 (us-east-1): "), "{line}");
     let run = stage.account.tags("i-1")["efa-gen:run"].clone();
     assert!(line.ends_with(&format!("efa-gen sweep --run {run} --yes removes the rest")), "{line}");
@@ -236,7 +228,6 @@ fn what_has_gone_is_not_said_to_be_left() {
             _ => None,
         },
     );
-    let said = interrupted_twice(&stage, "removed instance i-1");
-    let line = left(&said);
+    let line = interrupted(&stage, "removed instance i-1");
     assert!(line.contains("not seen to go: security group sg-1 (us-east-1): ") && !line.contains("i-1"), "{line}");
 }

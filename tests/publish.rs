@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use serde_json::Value;
 use support::account::Entry;
 use support::aws::{Params, done, refuse};
-use support::builds::{BASE, IMAGE, Stage, answer, assert_ran};
+use support::builds::{BASE, IMAGE, Stage, answer, assert_ran, machines};
 
 const ORGANISATION: &str = "arn:aws:organizations::111122223333:organization/o-abcdefghij";
 
@@ -86,20 +86,8 @@ fn a_second_time_finds_everything() {
 #[test]
 fn an_image_that_is_found_is_in_the_manifest_with_its_copies() {
     let stage = Stage::good();
-    let planned = stage.build(&["--no-encrypt", "--plan", "--output", "json"]);
-    let rows: Value = serde_json::from_str(&planned.stdout).expect("JSON");
-    let (plan, name) = (&rows[0]["plan"], &rows[0]["preflight"]["account"]["name"]);
-    for entry in stage.account.0.lock().expect("the account").iter_mut() {
-        entry.name = name.as_str().expect("a name").into();
-        for (tag, value) in [
-            ("run", "20250101-000000-abcd"),
-            ("plan", plan.as_str().expect("a digest")),
-            ("base-ami", BASE),
-            ("state", "published"),
-        ] {
-            entry.tags.insert(format!("efa-gen:{tag}"), value.into());
-        }
-    }
+    publish_earlier(&stage);
+    let plan = stage.image(IMAGE).tags["efa-gen:plan"].clone();
     let flags = ["--no-encrypt", "--copy-to", "eu-west-1", "--manifest", "m.json", "--output", "json"];
     let ran = stage.build(&flags);
     assert_ran(&ran, 0, &[]);
@@ -115,12 +103,49 @@ fn an_image_that_is_found_is_in_the_manifest_with_its_copies() {
         (&build["packer_run_uuid"], &build["build_time"]),
         (&"20250101-000000-abcd".into(), &1_735_689_600.into())
     );
-    assert_eq!(&build["efa-gen"]["plan"], plan);
+    assert_eq!(build["efa-gen"]["plan"], plan);
     assert_ran(&stage.build(&flags), 0, &[]);
     assert_eq!(read()["builds"].as_array().map(Vec::len), Some(1), "once");
     // What is no manifest is not replaced.
     fs::write(stage.folder.path().join("m.json"), "[]").expect("a file");
     assert_ran(&stage.build(&flags), 2, &["is no manifest"]);
+}
+
+/// What is there already, as a build that ended well has left it.
+fn publish_earlier(stage: &Stage) {
+    let planned = stage.build(&["--plan", "--output", "json"]);
+    let rows: Value = serde_json::from_str(&planned.stdout).expect("JSON");
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let (plan, name) = (text(&rows[0]["plan"]), text(&rows[0]["preflight"]["account"]["name"]));
+    for entry in stage.account.0.lock().expect("the account").iter_mut() {
+        entry.name.clone_from(&name);
+        for (tag, value) in
+            [("run", "20250101-000000-abcd"), ("plan", &plan), ("base-ami", BASE), ("state", "published")]
+        {
+            entry.tags.insert(format!("efa-gen:{tag}"), value.into());
+        }
+    }
+}
+
+#[test]
+fn an_image_that_is_there_is_built_again_by_force_alone() {
+    let stage = machines(|| unreachable!("a builder is launched once"));
+    publish_earlier(&stage);
+    let launched = || {
+        let real = |call: &Params| call.get("DryRun").is_none_or(|dry| dry != "true");
+        stage.stub.calls("RunInstances").into_iter().filter(real).count()
+    };
+    let ran = stage.build(&[]);
+    assert_ran(&ran, 0, &[]);
+    assert!(ran.stdout.contains("ami-00000001 is there already") && ran.stdout.contains("--force"), "{}", ran.stdout);
+    assert_eq!(launched(), 0);
+    // A name is one image's, by force or not.
+    let taken = stage.image(IMAGE).name;
+    assert_ran(&stage.build(&["--force", "--name", &taken]), 4, &["is taken by ami-00000001", "another --name"]);
+    assert_eq!(launched(), 0);
+    assert_ran(&stage.build(&["--force", "--on-error", "keep"]), 10, &["made instance i-1", "everything is kept"]);
+    assert_eq!(launched(), 1);
+    assert_eq!(stage.account.tags(IMAGE)["efa-gen:state"], "published", "it stays");
 }
 
 #[test]
@@ -343,6 +368,14 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("--name ümlaut", &["has a character that EC2 does not take"]),
     ("--name a{b}c", &["has a character that EC2 does not take"]),
     ("--name (a)[b]./-'@_", &[]),
+    ("--tag team=hpc --tag Team=hpc --tag empty= --tag sum=1+1=2 --tag name=x", &[]),
+    ("--tag team", &["--tag team: there is no `=`", "hint: a tag is written like team=hpc"]),
+    ("--tag =hpc", &["a key has 1 to 128 characters"]),
+    ("--tag team=hpc --tag team=web", &["--tag team=web: this key is given twice"]),
+    ("--tag Name=mine", &["the name is efa-gen's to give"]),
+    ("--tag aws:team=hpc", &["are not yours to give"]),
+    ("--tag AWS:team=hpc", &["are not yours to give"]),
+    ("--tag efa-gen:run=x", &["are not yours to give"]),
     (
         "--name x --copy-to x --share x --ssm-parameter x/y",
         &["has 1 characters", "name of a region", "neither an", "begins with `/`", "problems found"],
@@ -364,5 +397,12 @@ fn flags_that_publish_are_checked_before_anything_is_made() {
     }
     let ran = stage.build(&["--plan", "--name", &"x".repeat(129)]);
     assert_ran(&ran, 2, &["has 129 characters"]);
+    // Characters, not bytes.
+    for (key, value, good) in [(128, 256, true), (129, 1, false), (1, 257, false)] {
+        let tag = format!("{}={}", "ü".repeat(key), "ü".repeat(value));
+        let ran = stage.build(&["--plan", "--tag", &tag]);
+        let says: &[&str] = if good { &[] } else { &["a key has 1 to 128 characters, a value at most 256"] };
+        assert_ran(&ran, if good { 0 } else { 2 }, says);
+    }
     assert_eq!(stage.at("CreateTags"), None);
 }

@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -19,7 +20,15 @@ pub const IMAGE: &str = "ami-00000001";
 pub const BASE: &str = "ami-0a0a0a0a";
 
 /// The one type that EC2 has.
-pub const TYPE: &str = "<instanceTypeSet><item><instanceType>c5.4xlarge</instanceType><hypervisor>nitro</hypervisor><vCpuInfo><defaultVCpus>16</defaultVCpus></vCpuInfo><processorInfo><supportedArchitectures><item>x86_64</item></supportedArchitectures></processorInfo></item></instanceTypeSet>";
+const TYPE: &str = "<instanceTypeSet><item><instanceType>c5.4xlarge</instanceType><hypervisor>nitro</hypervisor><vCpuInfo><defaultVCpus>16</defaultVCpus></vCpuInfo><processorInfo><supportedArchitectures><item>x86_64</item></supportedArchitectures></processorInfo></item></instanceTypeSet>";
+
+/// What a type with one EFA device has besides.
+pub const EFA: &str = "<networkInfo><efaSupported>true</efaSupported><efaInfo><maximumEfaInterfaces>1</maximumEfaInterfaces></efaInfo><maximumNetworkCards>1</maximumNetworkCards></networkInfo>";
+
+/// That type with something besides.
+pub fn type_with(more: &str) -> String {
+    TYPE.replace("</item></instanceTypeSet>", &format!("{more}</item></instanceTypeSet>"))
+}
 
 /// An account, what goes wrong in it, and where builds run.
 pub struct Stage {
@@ -80,7 +89,8 @@ impl Stage {
         ran(&mut self.command(arguments))
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// The same, not yet started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = command(arguments);
         self.stub.set(&mut command);
         command.current_dir(self.folder.path()).env("HOME", self.folder.path());
@@ -242,6 +252,27 @@ fn instance(id: &str, params: &Params) -> Entry {
         Some((tag("Key")?, tag("Value")?))
     });
     Entry { tags: tags.collect(), ..Entry::new(id, "", "2025-01-01T00:00:00.000Z") }
+}
+
+/// Starts a command whose clean-up comes to no end, interrupts it when it has said `first`, and again at `then`. Returns
+/// what it said of the clean-up.
+pub fn interrupted_twice(stage: &Stage, command: &mut Command, first: &str, then: &str) -> String {
+    let path = stage.folder.path().join("said");
+    let said = || fs::read_to_string(&path).unwrap_or_default();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&path).expect("a file"));
+    let mut started = command.spawn().expect("it starts");
+    for words in [first, then] {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !said().contains(words) {
+            assert!(Instant::now() < end && started.try_wait().expect("a status").is_none(), "{words}: {}", said());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let id = started.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &id]).status().expect("kill").success());
+    }
+    assert_eq!(started.wait().expect("it ends").code(), Some(130), "{}", said());
+    let line = said().lines().find(|line| line.contains("interrupted again")).map(str::to_owned);
+    line.unwrap_or_else(|| panic!("{}", said()))
 }
 
 #[track_caller]

@@ -387,7 +387,8 @@ pub fn own_tags(flags: &[String]) -> Result<Tags> {
         if key.is_empty() || key.chars().count() > 128 || value.chars().count() > 256 {
             return Err(wrong(flag, "a key has 1 to 128 characters, a value at most 256"));
         }
-        if key.starts_with("aws:") || key.starts_with("efa-gen:") {
+        // In either case of the letters (AWS EC2 User Guide, "Tag restrictions").
+        if key.to_ascii_lowercase().starts_with("aws:") || key.starts_with("efa-gen:") {
             return Err(wrong(flag, "keys that begin with `aws:` or `efa-gen:` are not yours to give"));
         }
         if key == "Name" {
