@@ -4,6 +4,7 @@
 
 mod support;
 
+use serde_json::Value;
 use support::aws::{Params, done, refuse};
 use support::builds::{BASE, EFA, Stage, assert_ran, interrupted_twice, machines, odd_machines, type_with};
 use support::{default_plan, stderr};
@@ -11,8 +12,8 @@ use support::{default_plan, stderr};
 /// What the last such call was given that was no dry run.
 fn asked(stage: &Stage, action: &str) -> Params {
     let calls = stage.stub.calls(action);
-    let real = calls.into_iter().filter(|call| call.get("DryRun").is_none_or(|dry| dry != "true"));
-    real.last().unwrap_or_else(|| panic!("no {action}"))
+    let mut real = calls.into_iter().filter(|call| call.get("DryRun").is_none_or(|dry| dry != "true"));
+    real.next_back().unwrap_or_else(|| panic!("no {action}"))
 }
 
 /// A build that goes as far as its builder.
@@ -193,6 +194,23 @@ fn a_builder_with_efa_has_an_efa_interface_and_a_group_that_lets_its_members_tal
         assert_eq!(below(&rule, "IpPermissions.1."), rules, "{action}");
         assert!(below(&rule, "IpPermissions.2.").is_empty(), "{rule:?}");
     }
+}
+
+#[test]
+fn where_nobody_can_be_asked_everything_is_removed_and_it_is_said() {
+    let stage = machines(|| unreachable!("it is launched once"));
+    stage.account.0.lock().expect("the account").clear();
+    let ran = stage.build(&["--on-error", "ask", "--output", "json"]);
+    assert_eq!(ran.code, 10, "{}", ran.stderr);
+    let events: Vec<Value> = ran.stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let at = |name: &str, field: &str, text: &str| {
+        let found = events.iter().position(|event| event["event"] == name && event[field] == text);
+        found.unwrap_or_else(|| panic!("no {name} {text}: {}", ran.stderr))
+    };
+    let asked = at("note", "text", "nobody can be asked here, so everything is removed");
+    assert!(asked < at("removed", "id", "i-1"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("[y/N]") && !ran.stderr.contains("is kept"), "{}", ran.stderr);
+    assert!(stage.account.ids().is_empty(), "{:?}", stage.account.ids());
 }
 
 /// What a build says of its clean-up that is interrupted when it has said `then`.

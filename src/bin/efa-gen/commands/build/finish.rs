@@ -27,7 +27,7 @@ pub async fn finish(
     let asked = match &built {
         Err(error) if on_error != OnError::Ask || error.class() != Class::Interrupted => {
             tokio::select! {
-                keep = keeps(on_error) => keep,
+                keep = keeps(on_error, talk) => keep,
                 _ = stop.changed() => false,
             }
         }
@@ -83,12 +83,12 @@ pub async fn finish(
 }
 
 /// Only a person at a terminal can be asked.
-async fn keeps(on_error: OnError) -> bool {
+async fn keeps(on_error: OnError, talk: &Talk) -> bool {
     match on_error {
         OnError::Keep => true,
         OnError::Cleanup => false,
         OnError::Ask if !std::io::stdin().is_terminal() => {
-            report::say("note: nobody can be asked here, so everything is removed");
+            talk.note("nobody can be asked here, so everything is removed");
             false
         }
         OnError::Ask => {
