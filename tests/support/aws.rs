@@ -62,7 +62,13 @@ fn serve(
     let mut reader = BufReader::new(stream);
     let mut headers = BTreeMap::new();
     let mut line = String::new();
-    while reader.read_line(&mut line)? > 2 {
+    loop {
+        match reader.read_line(&mut line)? {
+            // Whoever was killed before it had asked.
+            0 => return Ok(()),
+            1 | 2 => break,
+            _ => {}
+        }
         if let Some((name, value)) = line.trim_end().split_once(": ") {
             headers.insert(name.to_lowercase(), value.to_owned());
         }
