@@ -601,6 +601,11 @@ number_of() { # STAGE
   die "$USAGE" "there is no stage $1"
 }
 
+not_rebooted() {
+  HINT="see what holds the shutdown up, then reboot by hand"
+  die "$ASSERTION" "the machine did not reboot within 5 minutes"
+}
+
 # The old boot id is recorded before anything else, so that no later stage can start on the old boot.
 reboot_machine() {
   write_file 0644 "$STATE/reboot" <<<"$BOOT"
@@ -613,7 +618,7 @@ reboot_machine() {
   sleep 300 3>&- 9>&- &
   wait $!
   REBOOTING=''
-  die "$ASSERTION" "the machine did not reboot within 5 minutes"
+  not_rebooted
 }
 
 run_stage() { # INDEX [SAY-IF-DONE]
@@ -646,7 +651,7 @@ finish_reboot() {
 wait_for_reboot() {
   local waited=0
   while [ -e "$STATE/reboot" ] && [ "$(cat "$STATE/reboot")" = "$BOOT" ]; do
-    [ "$waited" -lt 300 ] || die "$ASSERTION" "the machine did not reboot within 5 minutes"
+    [ "$waited" -lt 300 ] || not_rebooted
     sleep 2
     waited=$((waited + 2))
   done
