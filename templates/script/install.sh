@@ -106,9 +106,10 @@ put_in_place() { # FILE, whose new content is in FILE.efa-gen-new
   mv -f "$1.efa-gen-new" "$1"
 }
 
+# Not empty: on a full disk an empty file could still be made.
 mark() { # STAGE[.STEP]
-  sync
-  : >"$STATE/done/$1" || die "$FAILED" "the step's mark could not be written: is the disk full?"
+  HINT='make room on the disk'
+  write_file 0644 "$STATE/done/$1" <<<done
 }
 
 is_done() { [ -e "$STATE/done/$1" ]; }

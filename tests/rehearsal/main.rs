@@ -24,4 +24,5 @@ mod machine;
 mod packer;
 mod script;
 mod slurm;
+mod stand_ins;
 mod user_data;

@@ -115,7 +115,7 @@ impl Machine {
     /// Each command that a witness saw since the machine was made, with its exit status.
     pub fn commands(&self) -> Vec<(i32, Argv)> {
         let line = |line: &str| {
-            let mut words = line.split('\t').map(str::to_owned);
+            let mut words = line.split('\t').map(|word| word.replace('\x0b', "\n"));
             let status = words.next().and_then(|status| status.parse().ok()).expect("a status comes first");
             (status, words.collect())
         };
@@ -133,7 +133,8 @@ impl Machine {
     }
 }
 
-fn family(distribution: &Distribution) -> &'static str {
+/// `rpm` or `deb`.
+pub fn family(distribution: &Distribution) -> &'static str {
     if distribution.packages.installed[0] == "rpm" { "rpm" } else { "deb" }
 }
 

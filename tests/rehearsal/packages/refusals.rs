@@ -6,7 +6,8 @@ use std::process::Command;
 use efa_gen::plan::STATE_DIR;
 use efa_gen::render::{self, Format};
 
-use crate::machine::{Machine, Ran, plans};
+use crate::machine::{Machine, Ran, family, plans};
+use crate::support::catalog;
 
 /// A fault at the mirrors, and what the script must say of it in its step "Install the tools that this script calls".
 struct Fault {
@@ -184,6 +185,25 @@ fn apt_sources_that_are_wrong_are_refused_by_name() {
             },
         ],
     );
+}
+
+/// A missing package and an unsigned one, with the sources, the keys and the settings of each distribution. What apt of
+/// 16.04 and yum 3 do otherwise is in the tests above.
+#[test]
+#[ignore = "needs root and Debian: run by .ci/run"]
+fn every_distribution_refuses_a_missing_and_an_unsigned_package() {
+    let fault = |break_it, words| Fault { break_it, code: FAILED, words };
+    let rpms = [
+        fault("/rehearsal/fault.sh rpm missing NAME", &["Error: Unable to find a match: NAME\n"]),
+        fault("/rehearsal/fault.sh rpm unsigned NAME", &["Package NAME-1.0-1.noarch.rpm is not signed\n"]),
+    ];
+    let debs = [
+        fault("/rehearsal/fault.sh deb missing NAME", &["E: Unable to locate package NAME\n"]),
+        fault("/rehearsal/fault.sh deb unsigned", &["E: The repository '", " Release' is not signed.\n"]),
+    ];
+    for distribution in catalog().distributions {
+        refuses_each(&distribution.id, if family(&distribution) == "rpm" { &rpms } else { &debs });
+    }
 }
 
 #[test]
