@@ -216,7 +216,10 @@ fn where_nobody_can_be_asked_everything_is_removed_and_it_is_said() {
 /// What a build says of its clean-up that is interrupted when it has said `then`.
 fn interrupted(stage: &Stage, then: &str) -> String {
     stage.account.0.lock().expect("the account").clear();
-    interrupted_twice(stage, &mut stage.build_command("debian12", &[]), "to tell its host keys", then)
+    let (code, line) =
+        interrupted_twice(stage, &mut stage.build_command("debian12", &[]), "to tell its host keys", then);
+    assert_eq!(code, 130, "{line}");
+    line
 }
 
 #[test]
@@ -233,6 +236,21 @@ fn interrupted_twice_it_says_what_is_left() {
     assert!(line.contains("not seen to go: instance i-1 (us-east-1), security group sg-1 (us-east-1): "), "{line}");
     let run = stage.account.tags("i-1")["efa-gen:run"].clone();
     assert!(line.ends_with(&format!("efa-gen sweep --run {run} --yes removes the rest")), "{line}");
+}
+
+/// The clean-up of a failure goes on at the first signal: that asks for what is being done.
+#[test]
+fn interrupted_once_while_it_cleans_up_it_goes_on() {
+    let stage = odd_machines(
+        || unreachable!("it is launched once"),
+        |action, _| (action == "TerminateInstances").then(|| done(action, "")),
+    );
+    stage.account.0.lock().expect("the account").clear();
+    let mut command = stage.build_command("debian12", &[]);
+    let (code, line) =
+        interrupted_twice(&stage, &mut command, "Terminate what still runs", "once more leaves the rest");
+    assert_eq!(code, 10, "the failure's own: {line}");
+    assert!(line.contains("not seen to go: instance i-1 (us-east-1), security group sg-1 (us-east-1): "), "{line}");
 }
 
 #[test]

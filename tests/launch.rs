@@ -43,12 +43,13 @@ fn where_ec2_and_the_table_differ_ec2_is_believed_and_it_is_said() {
 #[test]
 fn interrupted_twice_a_launch_says_what_is_left() {
     let stage = stage(true);
-    let line = interrupted_twice(
+    let (code, line) = interrupted_twice(
         &stage,
         &mut stage.command(&words("p3dn.24xlarge")),
         "made instance i-1",
         "Terminate what still runs",
     );
+    assert_eq!(code, 130, "{line}");
     assert!(line.contains("not seen to go: instance i-1 (us-east-1), security group sg-1 (us-east-1): "), "{line}");
     let run = stage.account.tags("i-1")["efa-gen:run"].clone();
     assert!(line.ends_with(&format!("efa-gen sweep --run {run} --yes removes it")), "{line}");

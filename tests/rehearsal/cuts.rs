@@ -135,17 +135,17 @@ fn undisturbed(stage: &str) -> Vec<String> {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn between_certificates_and_their_hashes() {
-    let guest = Guest::launch(&image_before("update"), "");
+    let guest = Guest::launch(&image_before("prepare"), "");
     guest.give_script(&rendered("script", &[]));
     let cut = b"#!/bin/sh\n[ \"$1\" != rehash ] || { touch /root/hook-was-here; sync; systemctl reboot --force --force; sleep 60; }\n\
                 exec /usr/bin/openssl \"$@\"\n";
     guest.write("/usr/local/bin/openssl", "0755", cut);
-    guest.root(&format!("bash {SCRIPT} --stage update"));
+    guest.root(&format!("bash {SCRIPT} --stage prepare"));
     guest.wait_until_up();
     guest.root("test -e /root/hook-was-here && ls /etc/ssl/certs/ca-certificates.crt.new").good();
     guest.root("rm /usr/local/bin/openssl /root/hook-was-here").good();
-    run_stage(&guest, "update");
-    assert_same(&undisturbed("update"), &guest.listing(false));
+    run_stage(&guest, "prepare");
+    assert_same(&undisturbed("prepare"), &guest.listing(false));
 }
 
 /// All boundaries with `tests/rehearsal/run --full`, else four of them.

@@ -1,6 +1,7 @@
 //! Owns the order of a build: everything is looked for before it is made, so that a build that goes on after a crash is
 //! the same code as one that begins. Knows nothing of flags' meanings; each part has a module.
 
+pub mod base;
 pub mod builder;
 pub mod cost;
 pub mod describe;

@@ -119,10 +119,13 @@ pub fn snapshot_of(image: &Image, id: &str, region: &str) -> Thing {
 /// It finds things by their tag, in the region of `aws`, in those that it `also` is to look in, and wherever `known` has
 /// something: the run's own ledger, because a listing may not show yet what was just made.
 ///
-/// `done` are the images, and their snapshots, that are finished for certain, whatever a listing that lags behind says of their state; without
-/// any, the run has failed, and an empty listing is asked for once more.
+/// `done` are the images, and their snapshots, that are finished for certain, whatever a listing that lags behind says of
+/// their state; without any, the run has failed, and an empty listing is asked for once more.
 ///
-/// Errors: AWS refuses a listing. What can't be removed is no error here.
+/// A second signal to the process ends it, if the signals are given.
+///
+/// Errors: AWS refuses a listing; the second signal, with what of `known` nobody has seen go. What can't be removed is no
+/// error here.
 pub async fn undo(
     aws: &Aws,
     run: &str,
@@ -130,48 +133,41 @@ pub async fn undo(
     known: &[Thing],
     done: BTreeSet<String>,
     talk: &Talk,
-) -> Result<Vec<Thing>> {
-    undo_all(aws, run, also, known, &done, talk, &RefCell::default()).await
-}
-
-/// [`undo`], until a signal ends it.
-///
-/// Errors: as there; the signal, which names what of `known` nobody has seen go.
-pub async fn undo_until(
-    aws: &Aws,
-    run: &str,
-    also: &[String],
-    known: &[Thing],
-    done: BTreeSet<String>,
-    talk: &Talk,
-    stop: &mut watch::Receiver<u32>,
-) -> Result<Vec<Thing>> {
-    let gone = RefCell::default();
-    tokio::select! {
-        left = undo_all(aws, run, also, known, &done, talk, &gone) => left,
-        _ = stop.changed() => Err(unfinished(known, &done, &gone.borrow())),
-    }
-}
-
-async fn undo_all(
-    aws: &Aws,
-    run: &str,
-    also: &[String],
-    known: &[Thing],
-    done: &BTreeSet<String>,
-    talk: &Talk,
-    gone: &RefCell<BTreeSet<String>>,
+    signals: Option<&mut watch::Receiver<u32>>,
 ) -> Result<Vec<Thing>> {
     let mut regions = BTreeSet::from([aws.region.as_str()]);
     regions.extend(also.iter().map(String::as_str));
     regions.extend(known.iter().map(|thing| thing.region.as_str()));
-    let mut left = Vec::new();
-    for region in regions {
-        let known = known.iter().filter(|thing| thing.region == region).cloned().collect();
-        let undo = Undo { aws: &aws.in_region(region), run, talk, done, refusals: BTreeMap::new(), gone };
-        left.extend(undo.run(known).await?);
+    let gone = RefCell::default();
+    let every_region = async {
+        let mut left = Vec::new();
+        for region in regions {
+            let known = known.iter().filter(|thing| thing.region == region).cloned().collect();
+            let aws = &aws.in_region(region);
+            let undo = Undo { aws, run, talk, done: &done, refusals: BTreeMap::new(), gone: &gone };
+            left.extend(undo.run(known).await?);
+        }
+        Ok(left)
+    };
+    let Some(signals) = signals else { return every_region.await };
+    tokio::select! {
+        left = every_region => left,
+        () = asked_to_leave(signals, talk) => Err(unfinished(known, &done, &gone.borrow())),
     }
-    Ok(left)
+}
+
+/// Ends when a second signal asks to leave the rest. A first one that comes only now asks for what is being done.
+pub async fn asked_to_leave(signals: &mut watch::Receiver<u32>, talk: &Talk) {
+    let mut count = *signals.borrow_and_update();
+    while count < 2 {
+        if signals.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        count = *signals.borrow_and_update();
+        if count == 1 {
+            talk.note("interrupted: the clean-up goes on; once more leaves the rest");
+        }
+    }
 }
 
 /// The clean-up of one run in one region.

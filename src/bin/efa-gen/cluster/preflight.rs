@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::nodes;
 use super::record::Way;
-use crate::build::preflight::{newest_base, own_tags};
+use crate::build::base::newest_base;
+use crate::build::preflight::own_tags;
 use crate::build::problem::Problem;
 use crate::build::tags;
 use crate::cli::cluster::LaunchArgs;

@@ -285,7 +285,7 @@ async fn rm(args: &ClusterRmArgs) -> Result<()> {
         let here = folder.path.exists();
         let _lock = if here { Some(folder.lock()?) } else { None };
         let known = if here { folder.known()? } else { Vec::new() };
-        let mut rest = sweep::undo(&aws, run, &[], &known, BTreeSet::new(), &talk).await?;
+        let mut rest = sweep::undo(&aws, run, &[], &known, BTreeSet::new(), &talk, None).await?;
         if here && rest.is_empty() && Record::open(&folder, name).is_ok() {
             std::fs::remove_dir_all(&folder.path).map_err(|error| {
                 Error::new(Class::Io, format!("could not remove {}", folder.path.display())).because(error)

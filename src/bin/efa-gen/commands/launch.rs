@@ -20,7 +20,7 @@ use crate::cluster::record::{Record, Way};
 use crate::ec2::Aws;
 use crate::events::{Event, Screen, Talk};
 use crate::report;
-use crate::signals::on_signals;
+use crate::signals::{interrupted, on_signals};
 
 /// The longest that a cluster may live without anybody saying so again.
 const LONGEST: i64 = 90 * 86_400;
@@ -100,10 +100,6 @@ pub fn plan_of(args: &LaunchArgs, catalog: &efa_gen::catalog::Catalog) -> Result
     plan::plan(catalog, &Request { distribution, ..recipe::request(&recipe)? }).map(Some)
 }
 
-fn interrupted() -> Error {
-    Error::new(Class::Interrupted, "interrupted by a signal")
-}
-
 /// Removes what a launch that failed has made, unless it is to stay; a second signal leaves the rest.
 async fn undone(
     aws: &Aws,
@@ -123,7 +119,7 @@ async fn undone(
     tokio::select! {
         // What EC2 is launching right now is in the ledger as soon as it has answered.
         _ = asking.lock() => {}
-        _ = stop.changed() => {
+        () = sweep::asked_to_leave(&mut stop, talk) => {
             talk.note(format!("interrupted again while EC2 launches nodes: {rest}"));
             return error;
         }
@@ -135,7 +131,7 @@ async fn undone(
             return error;
         }
     };
-    match sweep::undo_until(aws, run, &[], &known, BTreeSet::new(), talk, &mut stop).await {
+    match sweep::undo(aws, run, &[], &known, BTreeSet::new(), talk, Some(&mut stop)).await {
         Ok(left) if left.is_empty() => {
             if let Err(unremoved) = std::fs::remove_dir_all(&folder.path) {
                 talk.note(format!("{} could not be removed: {unremoved}", folder.path.display()));

@@ -140,7 +140,7 @@ async fn remove(args: &SweepArgs, regions: &[Aws], runs: &BTreeMap<String, Run>)
             let (of_region, others): (Vec<Thing>, _) = known.into_iter().partition(|thing| thing.region == aws.region);
             known = others;
             if listed || !of_region.is_empty() {
-                here.extend(sweep::undo(aws, name, &[], &of_region, BTreeSet::new(), &talk).await?);
+                here.extend(sweep::undo(aws, name, &[], &of_region, BTreeSet::new(), &talk, None).await?);
             }
         }
         if let (Some(local), true) = (local, here.is_empty() && known.is_empty()) {

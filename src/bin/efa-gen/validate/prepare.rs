@@ -100,6 +100,7 @@ async fn gpus(place: Place<'_>) -> Result<u32> {
             "the test needs a GPU and its driver; to judge a log give --log, to test other hosts from here --hostfile",
         )
     };
+    // What it says when it fails is the reason that is told; the status would hide it.
     let listed = place.ask("nvidia-smi --query-gpu=index --format=csv,noheader 2>&1 || true").await?;
     let numbers = listed.lines().filter(|line| line.trim().parse::<u32>().is_ok()).count();
     if numbers == 0 {

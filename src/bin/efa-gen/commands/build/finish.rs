@@ -58,7 +58,7 @@ pub async fn finish(
     let also: &[String] = if built.is_err() { &args.publish.copy_to } else { &[] };
     let places = built.iter().flat_map(|built| &built.copies);
     let done = places.flat_map(|place| place.snapshots.iter().chain([&place.image])).cloned().collect();
-    let left = sweep::undo_until(aws, &folder.run, also, &known, done, talk, &mut stop).await;
+    let left = sweep::undo(aws, &folder.run, also, &known, done, talk, Some(&mut stop)).await;
     let rest = format!("efa-gen sweep --run {} --yes removes", folder.run);
     let left: Vec<Thing> = match (left, &built) {
         (Ok(left), _) => left,
