@@ -7,8 +7,9 @@ a driver that looks ten times a second, one after the other in the same rehearsa
   benches/build.py --side-by-side N [EFA-GEN-BINARY]
 
 Whatever the third takes is the guest's and the cloud's own work; what the others take more is theirs. The three write
-their calls of the API to the cloud's log, from which they are counted. With --side-by-side Packer is left out, and N
-images are built at once by efa-gen, and by as many bare drivers. Needs what tests/rehearsal/run needs."""
+their calls of the API to the cloud's log, from which they are counted. With --side-by-side efa-gen builds one image and
+then N at once, from a machine on which all but the seal is done, so that the guests have little to do. Needs what
+tests/rehearsal/run needs."""
 
 import argparse
 import collections
@@ -47,7 +48,7 @@ def measure(cloud, packer, folder, side_by_side):
         together(cloud, side_by_side)
         return
     runs = {
-        "looking ten times a second": lambda: ideal(cloud),
+        "looking ten times a second": lambda: bare(cloud, STAGES),
         "Packer, rendered template": lambda: by_packer(cloud, packer, folder),
         "efa-gen build": lambda: cloud.build("--force"),
     }
@@ -63,13 +64,16 @@ def measure(cloud, packer, folder, side_by_side):
 
 
 def together(cloud, count):
-    """As many builds at once: what the guests and the cloud do meanwhile is measured by as many bare drivers at once."""
-    print("| builds at once | bare, s | efa-gen, s | its own |\n|---|---|---|---|")
+    """One build and then several at once, each from a machine that has only to boot, to be checked and to be sealed."""
+    ready = bare(cloud, STAGES[:-1])
+    print("| builds at once | s | beside one |\n|---|---|---|")
+    one = None
     for number in (1, count):
-        bare, _ = cloud.timed(lambda: in_parallel([lambda: ideal(cloud)] * number))
         names = [f"bench-{number}-{n}" for n in range(number)]
-        built, _ = cloud.timed(lambda: in_parallel([lambda name=name: cloud.build("--force", "--name", name) for name in names]))
-        print(f"| {number} | {bare:.1f} | {built:.1f} | {built - bare:.1f} |", flush=True)
+        build = [lambda name=name: cloud.build("--force", "--source-ami", ready, "--name", name) for name in names]
+        seconds, _ = cloud.timed(lambda: in_parallel(build))
+        one = one or seconds
+        print(f"| {number} | {seconds:.1f} | {seconds / one:.2f} |", flush=True)
 
 
 def in_parallel(runs):
@@ -145,8 +149,8 @@ def host_keys(cloud, machine):
     return re.findall(r"^(?:ssh|ecdsa)-\S+ \S+", found[1], re.MULTILINE) if found else []
 
 
-def ideal(cloud):
-    """The same work, each step begun at once."""
+def bare(cloud, stages):
+    """The same work, each step begun at once. Returns the image."""
     images = cloud.ec2("describe_images", Owners=["136693071363"], Filters=[{"Name": "name", "Values": ["debian-12-amd64-*"]}])
     base = max(images["Images"], key=lambda image: image["CreationDate"])
     machine = cloud.ec2("run_instances", ImageId=base["ImageId"], InstanceType="c5.4xlarge", MinCount=1, MaxCount=1,
@@ -162,11 +166,11 @@ def ideal(cloud):
     ssh = ["ssh", "-q", "-i", f"{cloud.folder}/key", "-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={known}",
            "-o", f"HostKeyAlias={machine}", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", f"admin@{address}"]
     cloud.until(lambda: cloud.run(*ssh, "true")[0] == 0)
-    out = f"{cloud.folder}/ideal-{machine}"
+    out = f"{cloud.folder}/bare-{machine}"
     subprocess.run([cloud.binary, "render", *cloud.recipe, "--format", "script", "--out", out], check=True, stderr=subprocess.DEVNULL)
     with open(f"{out}/install.sh", encoding="utf-8") as script:
         code, said = cloud.run(*ssh, "cat >i.sh && sudo install -D i.sh /var/lib/efa-gen/install.sh", stdin=script)
-    for stage in STAGES:
+    for stage in stages:
         code, said = cloud.run(*ssh, f"sudo bash /var/lib/efa-gen/install.sh --stage {stage}")
         if "rebooting" in said:
             cloud.until(lambda: cloud.run(*ssh, "sudo bash /var/lib/efa-gen/install.sh --after-reboot")[0] == 0)
@@ -174,10 +178,11 @@ def ideal(cloud):
             sys.exit(f"{stage}: {said}")
     cloud.ec2("stop_instances", InstanceIds=[machine])
     cloud.until(lambda: seen()["State"]["Name"] == "stopped")
-    image = cloud.ec2("create_image", InstanceId=machine, Name=f"ideal-{machine}")["ImageId"]
+    image = cloud.ec2("create_image", InstanceId=machine, Name=f"bare-{machine}")["ImageId"]
     cloud.until(lambda: cloud.ec2("describe_images", ImageIds=[image])["Images"][0]["State"] == "available")
     cloud.ec2("terminate_instances", InstanceIds=[machine])
     cloud.until(lambda: seen()["State"]["Name"] == "terminated")
+    return image
 
 
 if __name__ == "__main__":

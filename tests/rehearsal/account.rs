@@ -236,7 +236,7 @@ impl Account {
 
     /// Waits until an image is available.
     pub fn wait_for_image(&self, image: &str) {
-        wait_for("the image", 60, || {
+        wait_for("the image", 240, || {
             let found = self.call("describe_images", &json!({"ImageIds": [image]}));
             (found["Images"][0]["State"] == "available").then_some(())
         });

@@ -132,7 +132,7 @@ fn killed_in_every_stage_it_is_resumed_to_the_image() {
         // No calls.py between: it is efa-gen itself that is killed.
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = child.spawn().expect("it starts");
-        let run = wait_for("the run", 60, || account.runs().pop());
+        let run = wait_for("the run", 240, || account.runs().pop());
         let log = account.runs_folder().join(&run).join("build.log");
         let begun = || std::fs::read_to_string(&log).unwrap_or_default().contains(&format!(" [{stage}/11] "));
         let ended =
@@ -190,8 +190,8 @@ fn interrupted_it_cleans_up_and_interrupted_twice_it_says_what_is_left() {
         let mut command = account.short_build(&[], &["--name", "interrupted"]);
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        let run = wait_for("the run", 60, || account.runs().into_iter().find(|run| !known.contains(run)));
-        wait_for("the builder", 120, || account.instances_of(&run).iter().any(|(_, is)| is == "running").then_some(()));
+        let run = wait_for("the run", 240, || account.runs().into_iter().find(|run| !known.contains(run)));
+        wait_for("the builder", 240, || account.instances_of(&run).iter().any(|(_, is)| is == "running").then_some(()));
         for signal in signals {
             let kill = ["kill".to_owned(), format!("-{signal}"), child.id().to_string()];
             assert!(std::process::Command::new(&kill[0]).args(&kill[1..]).status().expect("kill").success());

@@ -103,7 +103,7 @@ struct Running {
 fn started(account: &Account, command: &mut std::process::Command, until: &str) -> Running {
     let known = account.runs();
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    let run = wait_for("the run", 60, || account.runs().into_iter().find(|run| !known.contains(run)));
+    let run = wait_for("the run", 240, || account.runs().into_iter().find(|run| !known.contains(run)));
     let log = account.runs_folder().join(&run).join("build.log");
     wait_for(until, 240, || std::fs::read_to_string(&log).unwrap_or_default().contains(until).then_some(()));
     let (instance, _) = account.instances_of(&run).pop().expect("an instance");

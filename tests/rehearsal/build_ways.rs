@@ -156,14 +156,14 @@ fn a_builder_that_is_left_alone_ends_itself() {
         let found = ec2("describe_instances", &json!({"InstanceIds": [id]}));
         text(&found["Reservations"][0]["Instances"][0]["State"]["Name"])
     };
-    wait_for("its host keys", 60, || {
+    wait_for("its host keys", 240, || {
         let console = fs::read(cloud().join("guests").join(&id).join("console")).unwrap_or_default();
         efa_gen::render::builder::host_keys(&String::from_utf8_lossy(&console), "20260101-000000-abcd")
     });
     ec2("reboot_instances", &json!({"InstanceIds": [id]}));
     std::thread::sleep(std::time::Duration::from_secs(15));
     assert_eq!(state(), "running", "not before its time");
-    wait_for("its end", 200, || (state() == "terminated").then_some(()));
+    wait_for("its end", 240, || (state() == "terminated").then_some(()));
 }
 
 /// The same image, driven by a real Packer; what it can't do is done by efa-gen.

@@ -76,7 +76,7 @@ fn several_guests_are_launched_by_one_call() {
     let in_use = try_ec2("delete_placement_group", &json!({"GroupName": "several"})).expect_err("it is in use");
     assert!(in_use.contains("InvalidPlacementGroup.InUse"), "{in_use}");
     drop(guests);
-    wait_for("the placement group is free", 60, || {
+    wait_for("the placement group is free", 240, || {
         try_ec2("delete_placement_group", &json!({"GroupName": "several"})).ok()
     });
     steer("room", &[&format!("place={zone}"), &format!("type={TYPE}"), "count=any"]);
@@ -104,7 +104,7 @@ fn an_elastic_address_leads_to_the_guest_that_has_it() {
         let wanted = json!({"AllocationId": address["AllocationId"], "NetworkInterfaceId": primary});
         association = text(&ec2("associate_address", &wanted)["AssociationId"]);
         let own = key_at(&guest.address).expect("it answers at its own address");
-        wait_for("it answers at the elastic one", 20, || (key_at(&public).as_ref() == Some(&own)).then_some(()));
+        wait_for("it answers at the elastic one", 240, || (key_at(&public).as_ref() == Some(&own)).then_some(()));
         guest
             .root(&format!("cloud-init query ds.meta_data.ami-launch-index && hostname -I | grep -wF {public}"))
             .good();
@@ -113,7 +113,7 @@ fn an_elastic_address_leads_to_the_guest_that_has_it() {
     let in_use = try_ec2("release_address", &release).expect_err("it is associated");
     assert!(in_use.contains("InvalidIPAddress.InUse"), "{in_use}");
     ec2("disassociate_address", &json!({"AssociationId": association}));
-    wait_for("nobody answers there", 20, || key_at(&public).is_none().then_some(()));
+    wait_for("nobody answers there", 240, || key_at(&public).is_none().then_some(()));
     ec2("release_address", &release);
 }
 
@@ -153,7 +153,7 @@ fn light_hosts_are_launched_by_the_hundred() {
     );
     assert_eq!(guests.len(), 256);
     let ids: Vec<&str> = guests.iter().map(|guest| guest.id.as_str()).collect();
-    wait_for("256 running", 120, || {
+    wait_for("256 running", 300, || {
         let running = json!({"InstanceIds": ids, "Filters": [{"Name": "instance-state-name", "Values": ["running"]}]});
         let found = ec2("describe_instances", &running);
         (found["Reservations"][0]["Instances"].as_array().map(Vec::len) == Some(256)).then_some(())
@@ -197,7 +197,7 @@ fn light_hosts_are_launched_by_the_hundred() {
     assert_eq!(guests[7].root("cat /etc/efa-gen-scenario").good(), "slow\n");
     let started = Instant::now();
     ec2("terminate_instances", &json!({"InstanceIds": ids}));
-    wait_for("256 terminated", 120, || {
+    wait_for("256 terminated", 300, || {
         let left =
             json!({"InstanceIds": ids, "Filters": [{"Name": "instance-state-name", "Values": ["shutting-down"]}]});
         ec2("describe_instances", &left)["Reservations"].as_array().is_some_and(Vec::is_empty).then_some(())

@@ -19,7 +19,7 @@ fn a_guest_boots_reboots_stops_and_starts() {
     let boot = || guest.root("cat /proc/sys/kernel/random/boot_id").good();
     let first = boot();
     ec2("reboot_instances", &json!({"InstanceIds": [guest.id]}));
-    wait_for("another boot", 180, || {
+    wait_for("another boot", 240, || {
         let now = guest.root("cat /proc/sys/kernel/random/boot_id");
         (now.code == 0 && now.text != first).then_some(())
     });
@@ -108,7 +108,7 @@ fn faults_stand_in_front_of_the_api() {
                     SignedHeaders=host, Signature=0";
         ran(&mut on_network(&["curl", "-sS", "-H", sign, "-d", &form, "http://127.0.0.1:9999/"]))
     };
-    wait_for("microburst", 90, || {
+    wait_for("microburst", 240, || {
         (ran(&mut on_network(&["curl", "-sf", "http://127.0.0.1:9999/_microburst/rules"])).code == 0).then_some(())
     });
     for answer in ["RequestLimitExceeded", "DescribeImagesResponse", "DescribeImagesResponse", "RequestLimitExceeded"] {

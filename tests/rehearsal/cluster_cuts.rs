@@ -152,7 +152,7 @@ fn interrupted_it_removes_what_it_made() {
     let before = account.things();
     let mut command = launch(&account, &["--delay", "0.3"], &[]);
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
-    wait_for("its nodes", 60, || {
+    wait_for("its nodes", 240, || {
         let run = account.runs().pop()?;
         (!account.instances_of(&run).is_empty()).then_some(())
     });

@@ -50,21 +50,21 @@ fn what_a_cluster_has_outlasts_every_growth() {
     // The same growth once more, after its node has ended: EC2 has not forgotten the token of the first one.
     let third = account.states().into_iter().find(|node| !first.contains(node)).expect("a third node").0;
     account.call("terminate_instances", &json!({"InstanceIds": [third]}));
-    wait_for("its end", 60, || (account.states().len() == 2).then_some(()));
+    wait_for("its end", 240, || (account.states().len() == 2).then_some(()));
     account.wide(&[], &grow).good();
     assert_eq!(account.states().len(), 3);
 
     // A node that is stopped is no node, and stays stopped when a growth fails.
     let other = first.iter().map(|(id, _)| id).find(|id| elastic.iter().all(|(_, leader)| text(leader) != **id));
     account.call("stop_instances", &json!({"InstanceIds": [other.expect("one that does not lead")]}));
-    wait_for("it stops", 60, || account.states().iter().any(|(_, state)| state == "stopped").then_some(()));
+    wait_for("it stops", 240, || account.states().iter().any(|(_, state)| state == "stopped").then_some(()));
     let states = account.states();
     for (refusal, code, words) in [
         ("RunInstances=InsufficientInstanceCapacity", 10, "no zone"),
         ("GetConsoleOutput=UnauthorizedOperation", 10, "GetConsoleOutput"),
     ] {
         account.wide(&["--refuse", refusal], &grow).failed(code, &[words]);
-        wait_for("the new one's end", 60, || (account.states() == states).then_some(()));
+        wait_for("the new one's end", 240, || (account.states() == states).then_some(()));
         assert_eq!(account.elastic(), elastic);
     }
     account.wide(&[], &["cluster", "rm", "wide", "--yes"]).good();

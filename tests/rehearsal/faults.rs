@@ -189,7 +189,7 @@ fn a_reboot_that_does_not_come_is_said_and_made_up_for() {
     guest.root("rm /usr/local/sbin/shutdown").good();
     // The next run makes the reboot first, and then goes on.
     guest.root(&format!("bash {SCRIPT} --start")).good();
-    guest.wait_until_complete(120);
+    guest.wait_until_complete(240);
     let log = guest.root("cat /var/log/efa-gen/install.log").good();
     assert!(log.contains("A reboot is due."), "{log}");
 }

@@ -137,11 +137,13 @@ pub fn text(value: &Value) -> String {
 pub fn wait_for<T>(what: &str, seconds: u64, mut found: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(seconds);
     loop {
+        let asked = Instant::now();
         if let Some(found) = found() {
             return found;
         }
         assert!(Instant::now() < end, "not within {seconds} s: {what}");
-        std::thread::sleep(Duration::from_millis(300));
+        // Most of the machine is left to what is waited for.
+        std::thread::sleep((2 * asked.elapsed()).max(Duration::from_millis(300)));
     }
 }
 
@@ -288,7 +290,7 @@ impl Guest {
     /// Makes an image of the stopped machine and waits until it is available.
     pub fn keep(&self, name: &str) -> String {
         let image = text(&ec2("create_image", &json!({"InstanceId": self.id, "Name": name}))["ImageId"]);
-        wait_for("the image", 120, || {
+        wait_for("the image", 240, || {
             let found = ec2("describe_images", &json!({"ImageIds": [image]}));
             (found["Images"][0]["State"] == "available").then_some(())
         });

@@ -44,7 +44,7 @@ fn install_slurm(hosts: &Hosts) {
         }
     });
     let idle = format!("test \"$(sinfo --noheader --format %D --states idle)\" = {}", names.len());
-    wait_for("Slurm's nodes", 60, || (hosts.guests[0].root(&idle).code == 0).then_some(()));
+    wait_for("Slurm's nodes", 240, || (hosts.guests[0].root(&idle).code == 0).then_some(()));
 }
 
 /// Submits the job of these flags as the login user and waits for it; its exit status, and what it printed.
@@ -81,9 +81,9 @@ fn the_batch_jobs_status_is_the_verdicts() {
         submitted(first, flags).failed(7, &[&format!("EFA-GEN VERDICT: {words}")]);
         // Nothing of the job is left, whatever became of it.
         let idle = "test -z \"$(squeue --noheader)\"";
-        wait_for("the job's end", 60, || (first.root(idle).code == 0).then_some(()));
+        wait_for("the job's end", 240, || (first.root(idle).code == 0).then_some(()));
         for guest in &hosts.guests {
-            wait_for("its ranks' end", 60, || (guest.root("pgrep --full '[_]perf'").code == 1).then_some(()));
+            wait_for("its ranks' end", 240, || (guest.root("pgrep --full '[_]perf'").code == 1).then_some(()));
         }
     }
 }
