@@ -140,9 +140,13 @@ fn run_whole(machine: &Machine, plan: &Plan) {
         machine.shell("dpkg --unpack /srv/pool/ours/half-installed_1.0_amd64.deb");
         let second = machine.boot(&["/bin/bash", "/var/lib/efa-gen/install.sh"]);
         assert!(second.said.ends_with("rebooting\n") && second.code == 0, "{}", second.said);
-        // As if it had been cut off between a package's files and its status: what dpkg then says of it is this.
+        // As if it had been cut off between a package's files and its status, while another one is half-installed: what
+        // dpkg then says of it is this.
         let status = "/^Package: make$/,/^$/s/^Status: .*/Status: install reinstreq unpacked/";
-        machine.shell(&format!("sed -i '{status}' /var/lib/dpkg/status && dpkg -s make | grep -q reinstreq"));
+        machine.shell(&format!(
+            "dpkg --purge half-installed was-to-follow && dpkg --unpack /srv/pool/ours/half-installed_1.0_amd64.deb && \
+             sed -i '{status}' /var/lib/dpkg/status && dpkg -s make | grep -q reinstreq"
+        ));
     }
     run_to_completion(machine);
     check_boot_hook(machine, plan, false);

@@ -251,6 +251,10 @@ class Guests:
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, root], check=True)
         with open(os.path.join(root, "etc/resolv.conf"), "w", encoding="ascii") as file:
             file.write(f"search ec2.internal\nnameserver {network.NAME_SERVER}\noptions timeout:5 attempts:3\n")
+        # As cloud-init has it on Debian's AMI: sudo asks for the machine's own name, also when no server answers.
+        name = f"ip-{guest.address.replace('.', '-')}"
+        with open(os.path.join(root, "etc/hosts"), "w", encoding="ascii") as file:
+            file.write(f"127.0.0.1 localhost\n{guest.address} {name}.ec2.internal {name}\n")
 
     def _unmount(self, guest):
         if os.path.ismount(guest.path("root")):
