@@ -140,10 +140,13 @@ fn between_certificates_and_their_hashes() {
     let cut = b"#!/bin/sh\n[ \"$1\" != rehash ] || { touch /root/hook-was-here; sync; systemctl reboot --force --force; sleep 60; }\n\
                 exec /usr/bin/openssl \"$@\"\n";
     guest.write("/usr/local/bin/openssl", "0755", cut);
+    // Else apt gives packages a PATH without it.
+    let path = b"DPkg::Path \"/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\";\n";
+    guest.write("/etc/apt/apt.conf.d/hook", "0644", path);
     guest.root(&format!("bash {SCRIPT} --stage prepare"));
     guest.wait_until_up();
     guest.root("test -e /root/hook-was-here && ls /etc/ssl/certs/ca-certificates.crt.new").good();
-    guest.root("rm /usr/local/bin/openssl /root/hook-was-here").good();
+    guest.root("rm /usr/local/bin/openssl /root/hook-was-here /etc/apt/apt.conf.d/hook").good();
     run_stage(&guest, "prepare");
     assert_same(&undisturbed("prepare"), &guest.listing(false));
 }
