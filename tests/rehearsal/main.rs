@@ -9,6 +9,7 @@ mod account;
 mod build;
 mod build_cuts;
 mod build_faults;
+mod build_plans;
 mod build_ways;
 mod cloud_clusters;
 mod cloud_itself;
