@@ -196,6 +196,15 @@ fn an_answer_is_read_and_a_node_that_differs_is_named() {
         assert!(found.iter().any(|(node, what)| node == "c" && what.contains(words)), "{words}: {found:?}");
         assert!(found.iter().all(|(node, _)| node == "c"), "{words}: {found:?}");
     }
+    // Of two clocks that differ, nobody knows which is wrong; nor of two and two.
+    let late = facts(&GOOD.replace("1000100", "1009100"));
+    for all in [vec![good.clone(), late.clone()], vec![good.clone(), good.clone(), late.clone(), late]] {
+        let all: Vec<_> = all.into_iter().enumerate().map(|(n, facts)| (format!("n{n}"), facts)).collect();
+        let found = findings(&all, &expect);
+        assert_eq!(found.len(), all.len() / 2, "{found:?}");
+        let words = "9000 ms fast against n0's; which of them is wrong is not known";
+        assert!(found.iter().all(|(_, what)| what.contains(words)), "{found:?}");
+    }
     // One that breaks off tells nothing.
     for end in ["=== end\n", "=== clock\n1000100\n"] {
         assert_eq!(read(&GOOD.replace(end, ""), 0), None, "{end}");

@@ -64,12 +64,24 @@ fn a_builders_user_data() {
 
     let marks: Vec<&str> = text.split('"').filter(|word| word.starts_with("-----EFA-GEN")).collect();
     let [begin, end] = marks[..] else { panic!("{marks:?}") };
-    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMw";
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFm4O7owudwZ8414SIHe1k5S0+0ilab6VaY/YVIc/nzb";
+    let other = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBABXjKYxtayv1hGPyAXq++obAlZD67yx1ssWB32GKvn72Kn4QPFqu2TNdUfN5OGwRecAW7sLcJsBdTj9JaQbmmQ=";
     let whole = format!("boot\r\n{begin}\r\n{key} root@ip\r\n[    7.1] a line of the kernel's\r\n{end}\r\n");
     // It is printed several times, and may have been cut off at any of them.
-    let cut = format!("{begin}\r\nssh-ed25519 AAAAold\r\n");
-    for good in [whole.clone(), format!("{cut}{whole}"), format!("{whole}{cut}"), format!("{cut}{end}\r\n{whole}{cut}")]
-    {
+    let cut = format!("{begin}\r\nssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMw\r\n");
+    // A key that lost something is none, wherever it lost it; the others of its block are as good.
+    let both = |key: &str| format!("{begin}\r\n{other}\r\n{key}\r\n{end}\r\n");
+    for damaged in [&key[..key.len() - 4], &key.replacen('I', "", 1), &format!("{}{}", &key[..40], &key[44..])] {
+        assert_eq!(builder::host_keys(&both(damaged), run), Some(vec![other.to_owned()]), "{damaged}");
+        assert_eq!(builder::host_keys(&whole.replace(key, damaged), run), None, "{damaged}");
+    }
+    for good in [
+        whole.clone(),
+        format!("{cut}{whole}"),
+        format!("{whole}{cut}"),
+        format!("{cut}{end}\r\n{whole}{cut}"),
+        format!("{whole}{cut}{end}\r\n"),
+    ] {
         assert_eq!(builder::host_keys(&good, run), Some(vec![key.to_owned()]), "{good}");
     }
     for bad in [
@@ -77,6 +89,7 @@ fn a_builders_user_data() {
         whole.replace(end, ""),
         whole.replace(begin, ""),
         whole.replace("AAAAC3", "ZZZZC3"),
+        whole.replace("ssh-ed25519", "ssh-rsa"),
         whole.replace(run, "20261122-171500-ab13"),
         whole.replace(key, "ssh-dss AAAAB3NzaC1kc3MAAACBAJ"),
         String::new(),

@@ -117,8 +117,15 @@ pub fn findings(nodes: &[(String, Facts)], expect: &Expect) -> Vec<(String, Stri
     let mut found = Vec::new();
     let mut clocks: Vec<i64> = nodes.iter().map(|(_, facts)| facts.clock_ms).collect();
     clocks.sort_unstable();
-    // Our own clock is nobody's concern.
-    let usual = clocks.get(clocks.len() / 2).copied().unwrap_or(0);
+    // Our own clock is nobody's concern. Where most do not agree, it is not known which one is wrong.
+    let median = clocks.get(clocks.len() / 2).copied().unwrap_or(0);
+    let most_agree = 2 * clocks.iter().filter(|clock| (**clock - median).abs() <= CLOCK_MS).count() > clocks.len();
+    let (usual, whose) = match nodes.first() {
+        Some((first, facts)) if !most_agree => {
+            (facts.clock_ms, format!("{first}'s; which of them is wrong is not known"))
+        }
+        _ => (median, "most of the others'".to_owned()),
+    };
     let mut add = |node: &str, what: String| found.push((node.to_owned(), what));
     for (node, facts) in nodes {
         if let Some(limit) = facts.memlock_kib.filter(|limit| *limit < MEMLOCK_KIB) {
@@ -133,7 +140,7 @@ pub fn findings(nodes: &[(String, Facts)], expect: &Expect) -> Vec<(String, Stri
         let off = facts.clock_ms - usual;
         if off.abs() > CLOCK_MS {
             let late = if off < 0 { "slow" } else { "fast" };
-            add(node, format!("its clock is {} ms {late} against most of the others'", off.abs()));
+            add(node, format!("its clock is {} ms {late} against {whose}", off.abs()));
         }
         if !facts.unreachable.is_empty() {
             add(node, format!("can't log in to {}", facts.unreachable.join(" ")));

@@ -108,7 +108,7 @@ pub(super) fn check(chosen: &Chosen) -> Stage {
                 vec![Action::Assert(Check::LibrariesFound { library })],
             )
             .why("a plugin that can't be loaded is silent: NCCL falls back to TCP")
-            .hint("do the stages efa, nccl and plugin again: --from efa"),
+            .hint("do everything from the EFA installer on again: --from efa"),
         );
         let driver = gpu.resolved.driver.version.clone();
         steps.push(

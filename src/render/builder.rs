@@ -4,6 +4,8 @@
 use std::io::Write;
 use std::sync::LazyLock;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
 use super::template::Template;
@@ -118,16 +120,40 @@ fn archive(parts: &[serde_json::Value]) -> String {
 /// The public keys, one line of OpenSSH each, that the console shows whole between the run's marks: the last time that it
 /// did, without the kernel's lines that may have come between.
 pub fn host_keys(console: &str, run: &str) -> Option<Vec<String>> {
-    let shown = &console[..console.rfind(&mark("END HOST KEYS", run))?];
-    let shown = &shown[shown.rfind(&mark("BEGIN HOST KEYS", run))?..];
-    let key = |line: &str| {
-        let mut words = line.split_whitespace();
-        let (kind, key) = (words.next()?, words.next()?);
-        let known = ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256"].contains(&kind);
-        (known && key.starts_with("AAAA")).then(|| format!("{kind} {key}"))
+    let (begin, end) = (mark("BEGIN HOST KEYS", run), mark("END HOST KEYS", run));
+    let mut rest = console;
+    loop {
+        rest = &rest[..rest.rfind(&end)?];
+        let from = rest.rfind(&begin)?;
+        let keys: Vec<String> = rest[from..].lines().filter_map(whole_key).collect();
+        if !keys.is_empty() {
+            return Some(keys);
+        }
+        rest = &rest[..from];
+    }
+}
+
+/// Type and key of a line, if the terminal has lost nothing of it: a key is strings with their lengths, the first of them
+/// its type (RFC 4253, section 6.6; RFC 5656, section 3.1; RFC 8709, section 4).
+fn whole_key(line: &str) -> Option<String> {
+    let mut words = line.split_whitespace();
+    let (kind, key) = (words.next()?, words.next()?);
+    let strings = match kind {
+        "ssh-ed25519" => 2,
+        "ssh-rsa" | "ecdsa-sha2-nistp256" => 3,
+        _ => return None,
     };
-    let keys: Vec<String> = shown.lines().filter_map(key).collect();
-    (!keys.is_empty()).then_some(keys)
+    let bytes = BASE64_STANDARD.decode(key).ok()?;
+    let mut rest = bytes.as_slice();
+    for index in 0..strings {
+        let (length, tail) = rest.split_first_chunk::<4>()?;
+        let (string, tail) = tail.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+        if index == 0 && string != kind.as_bytes() {
+            return None;
+        }
+        rest = tail;
+    }
+    rest.is_empty().then(|| format!("{kind} {key}"))
 }
 
 /// What a sealed builder prints to its console last.

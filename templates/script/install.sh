@@ -110,6 +110,7 @@ put_in_place() { # FILE, whose new content is in FILE.efa-gen-new
 mark() { # STAGE[.STEP]
   HINT='make room on the disk'
   write_file 0644 "$STATE/done/$1" <<<done
+  HINT='' COMMAND=''
 }
 
 is_done() { [ -e "$STATE/done/$1" ]; }

@@ -22,8 +22,9 @@ sandbox_packages="dnf rpm createrepo-c gnupg apt-utils dracut-core pciutils gcc"
 
 # What this machine's apt is told about dates, proxies and certificates holds while a root file system is built.
 settings=$(apt-config dump | grep -E '^Acquire::(Check-Valid-Until|Check-Date|http|https)[: ]' || :)
-# Of that, dates alone hold in a guest: its archive is the cloud's, which it reaches without this machine's proxies.
-guest_settings=$(echo "$settings" | grep -E '^Acquire::Check-' || :)
+# Of that, dates alone hold in a guest: its archive is the cloud's, which it reaches without this machine's proxies. What the
+# cloud has not got yet it fetches while the guest waits.
+guest_settings=$(echo "$settings" | grep -E '^Acquire::Check-' || :; echo 'Acquire::http::Timeout "280";')
 
 # The base costs a bootstrap, so a changed stand-in that is not in it costs only a copy.
 digest() { # FILE...

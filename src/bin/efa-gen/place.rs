@@ -168,8 +168,15 @@ impl<'a> Look<'a> {
     }
 
     /// Whether a machine there can have a public address. Where it `downloads`, there must be a way out, or it fails after
-    /// minutes.
-    pub async fn route(&mut self, subnet: &Subnet, reach: &ReachArgs, whose: &str, downloads: bool) -> bool {
+    /// minutes; through an Internet gateway there is none for a machine that is to be `without` a public address.
+    pub async fn route(
+        &mut self,
+        subnet: &Subnet,
+        reach: &ReachArgs,
+        whose: &str,
+        downloads: bool,
+        without: bool,
+    ) -> bool {
         let via = match self.aws.default_route(subnet).await {
             Ok(via) => via,
             Err(error) => {
@@ -184,7 +191,7 @@ impl<'a> Look<'a> {
                 what,
                 "choose a subnet with a route through an Internet or NAT gateway, or --mirror within the VPC",
             ));
-        } else if internet && reach.private && downloads {
+        } else if internet && without && downloads {
             let what =
                 format!("subnet {} leads out through an Internet gateway, which needs public addresses", subnet.id);
             self.add(Problem::new(

@@ -38,7 +38,7 @@ install_stand_ins() {
 install_witnesses() {
   local name
   for name in dracut yum; do cp "/rehearsal/stand-ins/$name" "/usr/local/bin/$name"; done
-  for name in sh rpm apt-get apt-mark dpkg update-initramfs update-grub systemctl; do
+  for name in sh timeout rpm apt-get apt-mark dpkg update-initramfs update-grub systemctl; do
     cp /rehearsal/stand-ins/record "/usr/local/bin/$name"
   done
 }

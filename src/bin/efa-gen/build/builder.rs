@@ -57,6 +57,14 @@ impl Build<'_> {
 
     /// The run's builder, if there is one. One that has ended is an error: a run never makes a second one.
     pub async fn own_instance(&self) -> Result<Option<Instance>> {
+        match self.any_instance().await? {
+            Some(instance) if !instance.is_there() => Err(gone(&instance)),
+            other => Ok(other),
+        }
+    }
+
+    /// The run's builder, whatever became of it.
+    pub async fn any_instance(&self) -> Result<Option<Instance>> {
         let run = self.folder.run.as_str();
         let mut found = self.aws.instances(&[(&format!("tag:{}", tags::RUN), run)]).await?;
         // A listing may not show yet what the ledger knows.
@@ -69,10 +77,7 @@ impl Build<'_> {
         found.sort_by_key(|instance| {
             ["running", "pending", "stopped", "stopping"].iter().position(|s| *s == instance.state).unwrap_or(9)
         });
-        match found.into_iter().next() {
-            Some(instance) if !instance.is_there() => Err(gone(&instance)),
-            other => Ok(other),
-        }
+        Ok(found.into_iter().next())
     }
 
     pub fn maker(&self) -> Maker<'_> {

@@ -219,8 +219,8 @@ fn calls_of_the_publication(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec
             add("ec2:CreatePlacementGroup", "for the machines of the test".into());
         }
         add("ec2:RunInstances", format!("{NODES} x {} from the image, for its test", gate.kind));
-        if gate.info.efa > 1 {
-            add("ec2:AllocateAddress, AssociateAddress", "for the first of them, where it can have one".into());
+        if gate.info.efa > 1 && ready.public_address && !args.reach.session_manager {
+            add("ec2:AllocateAddress, AssociateAddress", "for the first of them".into());
         }
         add("ec2:GetConsoleOutput", "their host keys".into());
         add("ec2:TerminateInstances", "the machines of the test".into());

@@ -45,7 +45,8 @@ impl Build<'_> {
             Err(error) if error.class() == Class::Check => ("failed", tags::REFUSED),
             // A machine that can't be had or a connection that was lost says nothing of the image: it waits for another try.
             Err(_) => {
-                self.folder.write(UNTESTED, &image.id)?;
+                let kept: Vec<&String> = [&image.id].into_iter().chain(&image.snapshots).collect();
+                self.folder.write(UNTESTED, &kept)?;
                 return verdict;
             }
         };
@@ -62,7 +63,10 @@ impl Build<'_> {
         // What a process before this one has left can't be trusted to be as it must.
         self.end_nodes(&name).await?;
         let verdict = self.tested_as(&name, image, kind).await;
-        self.end_nodes(&name).await?;
+        // The verdict was paid for, and the run's clean-up ends them too.
+        if let Err(error) = self.end_nodes(&name).await {
+            self.talk.note(format!("the machines of the test are not seen to end yet: {error}"));
+        }
         verdict
     }
 

@@ -168,14 +168,7 @@ impl Build<'_> {
 
     /// The builder goes while the image is tested, copied and shared.
     async fn publish(&mut self, image: &Image) -> Result<Vec<publish::Copy>> {
-        let builder = match self.own_instance().await {
-            // One that has ended by itself needs nobody.
-            Err(error) => {
-                self.talk.note(error.to_string());
-                None
-            }
-            found => found?,
-        };
+        let builder = self.any_instance().await?.filter(Instance::is_there);
         let aws = self.aws;
         let (ended, published) = tokio::join!(
             async {

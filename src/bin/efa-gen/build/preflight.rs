@@ -85,7 +85,11 @@ impl<'a> Preflight<'a> {
             None => None,
         };
         let public_address = match builder.as_ref().and_then(|builder| builder.subnets.first()) {
-            Some(subnet) => self.look.route(subnet, &args.reach, "the builder", args.recipe.mirror.is_none()).await,
+            Some(subnet) => {
+                // To Packer, the subnet says who has a public address.
+                let without = args.reach.private && args.driver == Driver::Native;
+                self.look.route(subnet, &args.reach, "the builder", args.recipe.mirror.is_none(), without).await
+            }
             None => false,
         };
         let ssh_cidrs = self.look.cidrs(&args.reach, public_address, "the builder").await;
@@ -296,7 +300,7 @@ impl<'a> Preflight<'a> {
         ];
         if let Some(gate) = ready.gate.as_ref().filter(|gate| gate.info.clusters) {
             answers.push(self.look.aws.create_placement_group(name, &ready.tags, true).await.err());
-            if gate.info.efa > 1 {
+            if gate.info.efa > 1 && ready.public_address && !self.args.reach.session_manager {
                 answers.push(self.look.aws.allocate_address(&ready.tags, true).await.err());
             }
         }

@@ -343,9 +343,10 @@ fn unfinished(known: &[Thing], done: &BTreeSet<String>, gone: &BTreeSet<String>)
     let left = known.iter().filter(|thing| !done.contains(&thing.id) && !gone.contains(&thing.id));
     let names: BTreeSet<String> =
         left.map(|thing| format!("{} {} ({})", thing.kind.name(), thing.id, thing.region)).collect();
-    let left = match names.is_empty() {
-        true => "of what is known, all is gone".to_owned(),
-        false => format!("not seen to go: {}", names.into_iter().collect::<Vec<_>>().join(", ")),
+    let left = match (names.is_empty(), known.is_empty()) {
+        (_, true) => "what was made is not known here".to_owned(),
+        (true, false) => "of what is known, all is gone".to_owned(),
+        (false, false) => format!("not seen to go: {}", names.into_iter().collect::<Vec<_>>().join(", ")),
     };
     Error::new(Class::Interrupted, format!("interrupted again: the clean-up is not finished; {left}"))
 }

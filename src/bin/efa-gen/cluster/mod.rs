@@ -75,21 +75,21 @@ pub async fn open(account: &AccountArgs, name: &str) -> Result<Cluster> {
     let run = found.first().and_then(|node| node.tags.get(tags::RUN)).cloned().unwrap_or_default();
     let folder = Folder { path: run::folder_of(&run)?, run };
     let record = Record::open(&folder, name)?;
+    for node in found.iter().filter(|node| node.state != "running") {
+        report::say(&format!("note: node {} of cluster {name} is left out: it is {}", node.id, node.state));
+    }
     let running = running(&record, found)?;
     let nodes = reachable(&aws, &record, &folder.path, &running);
     Ok(Cluster { aws, record, folder, nodes })
 }
 
-/// The nodes that run, the leader first; those that do not are named.
+/// The nodes that run, the leader first.
 ///
 /// Errors: none runs, or not the one that the others are reached through.
 pub fn running(record: &Record, found: Vec<Instance>) -> Result<Vec<Instance>> {
     let name = &record.name;
     let (mut running, idle): (Vec<Instance>, Vec<Instance>) =
         found.into_iter().partition(|node| node.state == "running");
-    for node in idle {
-        report::say(&format!("note: node {} of cluster {name} is left out: it is {}", node.id, node.state));
-    }
     if running.is_empty() {
         return Err(Error::new(Class::Cloud, format!("no node of cluster {name} runs"))
             .hint("efa-gen cluster ls shows their states"));
@@ -101,7 +101,13 @@ pub fn running(record: &Record, found: Vec<Instance>) -> Result<Vec<Instance>> {
                 Class::Cloud,
                 format!("the node of cluster {name} that the others are reached through does not run"),
             )
-            .hint("start it again: it has the cluster's elastic address")
+            .hint(match idle.as_slice() {
+                [] => "it has ended: remove the cluster (efa-gen cluster rm) and launch it again".to_owned(),
+                some => {
+                    let ids: Vec<&str> = some.iter().map(|node| node.id.as_str()).collect();
+                    format!("start it again, it has the cluster's elastic address: {}", ids.join(" or "))
+                }
+            })
         })?;
         running[..=leader].rotate_right(1);
     }

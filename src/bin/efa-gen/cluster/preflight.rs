@@ -294,7 +294,7 @@ impl<'a> Preflight<'a> {
         let (args, several) = (self.args, nics > 1);
         let downloads = self.plan.is_some() && args.recipe.mirror.is_none();
         let public = match machine.subnets.first() {
-            Some(subnet) => self.look.route(subnet, &args.reach, "the nodes", downloads).await,
+            Some(subnet) => self.look.route(subnet, &args.reach, "the nodes", downloads, args.reach.private).await,
             None => false,
         };
         let way = match (args.reach.session_manager, public, several) {

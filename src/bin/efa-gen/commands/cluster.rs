@@ -224,7 +224,7 @@ async fn grow(args: &ClusterGrowArgs) -> Result<()> {
             };
             let ended = tokio::select! {
                 ended = end => ended,
-                _ = stop.changed() => Err(Error::new(Class::Interrupted, "interrupted again")),
+                () = sweep::asked_to_leave(&mut stop, &talk) => Err(Error::new(Class::Interrupted, "interrupted again")),
             };
             if let Err(unfinished) = ended {
                 talk.note(format!("the new nodes are not ended: {unfinished}; efa-gen cluster ls shows them"));

@@ -23,27 +23,28 @@ pub async fn finish(
     mut stop: watch::Receiver<u32>,
     built: Result<Built>,
 ) -> Result<Built> {
-    let on_error = args.on_error.unwrap_or(OnError::Cleanup);
-    let asked = match &built {
-        Err(error) if on_error != OnError::Ask || error.class() != Class::Interrupted => {
-            tokio::select! {
-                keep = keeps(on_error, talk) => keep,
-                _ = stop.changed() => false,
-            }
-        }
-        _ => false,
+    let class = built.as_ref().err().map(Error::class);
+    // An image that nothing is known against, and its snapshots.
+    let untested: Vec<String> = match class {
+        None | Some(Class::Interrupted) => Vec::new(),
+        Some(_) => folder.read(UNTESTED)?.unwrap_or_default(),
     };
-    if let (Err(error), Some(image)) = (&built, folder.read::<String>(UNTESTED)?)
-        && error.class() != Class::Interrupted
-    {
-        let run = &folder.run;
+    let run = &folder.run;
+    if let Some(image) = untested.first() {
         talk.note(format!(
             "image {image} is kept, untested: go on with --resume {run}, remove it with efa-gen sweep --run {run} --yes"
         ));
-        return built;
     }
-    if asked {
-        let run = &folder.run;
+    let kept = match (args.on_error.unwrap_or(OnError::Cleanup), class) {
+        (_, None) | (OnError::Ask, Some(Class::Interrupted)) => false,
+        // Its builder has gone: there is nothing to look at.
+        (OnError::Ask, _) if !untested.is_empty() => false,
+        (on_error, _) => tokio::select! {
+            keep = keeps(on_error, talk) => keep,
+            _ = stop.changed() => false,
+        },
+    };
+    if kept {
         talk.note(format!(
             "everything is kept: go on with --resume {run}, remove it with efa-gen sweep --run {run} --yes"
         ));
@@ -57,7 +58,8 @@ pub async fn finish(
     // Copies that were begun lie in other regions.
     let also: &[String] = if built.is_err() { &args.publish.copy_to } else { &[] };
     let places = built.iter().flat_map(|built| &built.copies);
-    let done = places.flat_map(|place| place.snapshots.iter().chain([&place.image])).cloned().collect();
+    let done =
+        places.flat_map(|place| place.snapshots.iter().chain([&place.image])).chain(&untested).cloned().collect();
     let left = sweep::undo(aws, &folder.run, also, &known, done, talk, Some(&mut stop)).await;
     let rest = format!("efa-gen sweep --run {} --yes removes", folder.run);
     let left: Vec<Thing> = match (left, &built) {
@@ -78,7 +80,10 @@ pub async fn finish(
             built
         };
     }
-    folder.forget_secrets()?;
+    // What is kept is gone on with by what the folder holds.
+    if untested.is_empty() {
+        folder.forget_secrets()?;
+    }
     built
 }
 
