@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 
 use crate::account::{Account, tag};
-use crate::machine::{Guest, base_image, cloud, ec2, ran, text, wait_for};
+use crate::machine::{Guest, base_image, cloud, ec2, ran, steer, text, wait_for};
 use crate::packer::{Packer, debians, todays};
 
 #[test]
@@ -214,9 +214,20 @@ fn an_image_that_passes_its_gate_is_published() {
     let account = Account::in_region("me-south-1");
     account.ready_image();
     let before = account.things();
-    let said = ran(&mut account.short_build(&[], &[&GATE[..], &SHARED].concat())).good();
-    assert!(said.contains("NCCL test: ") && said.contains("2 ranks on 2 hosts"), "{said}");
+    // Without the machines for it nothing is known of the image: it waits, and nothing else does.
+    let (place, kind) = (format!("place={}", account.region), format!("type={}", GATE[1]));
+    let room = |count: &str| steer("room", &[&place, &kind, &format!("count={count}")]);
+    room("1");
+    let said = ran(&mut account.short_build(&[], &[&GATE[..], &SHARED].concat()));
+    said.failed(10, &["is kept, untested: go on with --resume", "has no room"]);
+    let left: Vec<String> = account.things().into_iter().filter(|thing| !before.contains(thing)).collect();
+    let kinds: Vec<&str> = left.iter().filter_map(|thing| thing.split(' ').next()).collect();
+    assert_eq!(kinds, ["Images", "Snapshots"], "{left:?}");
     let run = account.runs().pop().expect("a run");
+    assert_eq!(shared_with(&account, &account.images_of(&run)[0]), json!([]));
+    room("any");
+    let said = ran(&mut account.resume(&[], &run)).good();
+    assert!(said.contains("NCCL test: ") && said.contains("2 ranks on 2 hosts"), "{said}");
     let images = account.images_of(&run);
     assert_eq!(tag(&images[0], "efa-gen:verdict"), "passed");
     assert_eq!(shared_with(&account, &images[0]), json!([{"UserId": "111122223333"}]));

@@ -73,11 +73,15 @@ fn two_nodes_of_our_own_image_are_validated() {
     cluster.launch();
     reach_each_other(&cluster);
     cluster.judged(&[], 0, &["EFA-GEN VERDICT: PASS", "16 ranks on 2 hosts"]);
+    // The same by the cluster's name.
+    let said = cluster.cluster("validate", &[]).good();
+    assert!(said.contains("EFA-GEN VERDICT: PASS"), "{said}");
     cluster.scenario(1, "slow");
     // The bar of two hosts of this type.
     cluster.judged(&[], 7, &["EFA-GEN VERDICT: FAIL", "GB/s"]);
     cluster.scenario(1, "socket");
     cluster.judged(&[], 7, &["EFA-GEN VERDICT: FAIL"]);
+    cluster.cluster("validate", &[]).failed(7, &["EFA-GEN VERDICT: FAIL"]);
     cluster.cluster("rm", &["--yes"]).good();
     assert_same(&before, &account.things());
 }

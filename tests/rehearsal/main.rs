@@ -18,6 +18,7 @@ mod cluster;
 mod cluster_cuts;
 mod cluster_grows;
 mod cluster_runs;
+mod cluster_ways;
 mod cuts;
 mod faults;
 mod image;
