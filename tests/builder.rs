@@ -4,6 +4,9 @@
 
 mod support;
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
 use support::aws::{Params, done, refuse};
 use support::builds::{BASE, EFA, Stage, assert_ran, interrupted_twice, machines, odd_machines, type_with};
@@ -211,6 +214,44 @@ fn where_nobody_can_be_asked_everything_is_removed_and_it_is_said() {
     assert!(asked < at("removed", "id", "i-1"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("[y/N]") && !ran.stderr.contains("is kept"), "{}", ran.stderr);
     assert!(stage.account.ids().is_empty(), "{:?}", stage.account.ids());
+}
+
+/// What a failed build says to somebody at a terminal, who answers.
+fn answered(stage: &Stage, answer: &str) -> String {
+    stage.account.0.lock().expect("the account").clear();
+    let command = stage.build_command("debian12", &["--on-error", "ask"]);
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    let line = shlex::try_join(words.map(|word| word.to_str().expect("text"))).expect("no NUL");
+    // It gives the command a terminal of its own.
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(stage.folder.path());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => script.env(name, value),
+            None => script.env_remove(name),
+        };
+    }
+    let mut started =
+        script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("script starts");
+    started.stdin.as_mut().expect("a pipe").write_all(answer.as_bytes()).expect("it reads");
+    let output = started.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(10), "{said}");
+    assert!(said.contains("Keep the builder to look at it? [y/N]"), "{said}");
+    said
+}
+
+#[test]
+fn at_a_terminal_the_builder_is_kept_or_not_as_the_answer_says() {
+    let stage = machines(|| unreachable!("it is launched once"));
+    let said = answered(&stage, "y\n");
+    assert!(said.contains("everything is kept: go on with --resume"), "{said}");
+    assert!(stage.account.ids().contains(&"i-1".to_owned()), "{:?}", stage.account.ids());
+    for answer in ["n\n", "later\n"] {
+        let stage = machines(|| unreachable!("it is launched once"));
+        let said = answered(&stage, answer);
+        assert!(!said.contains("is kept") && stage.account.ids().is_empty(), "{said}: {:?}", stage.account.ids());
+    }
 }
 
 /// What a build says of its clean-up that is interrupted when it has said `then`.

@@ -1,13 +1,17 @@
 //! The ways of a build that are not the default: how the builder is reached, who drives it, what becomes of it when it
 //! fails, and the gate before the image is published.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::account::{Account, tag};
-use crate::machine::{Guest, base_image, cloud, ec2, ran, steer, text, wait_for};
+use crate::machine::{Guest, Ran, assert_same, base_image, cloud, ec2, ran, steer, text, wait_for};
 use crate::packer::{Packer, debians, todays};
 
 #[test]
@@ -184,7 +188,7 @@ fn by_packer(packer: &Packer, account: &Account) {
     assert!(text(&images[0]["DeregistrationProtection"]).starts_with("enabled"), "{}", images[0]);
     let image = text(&images[0]["ImageId"]);
     account.remove_image(&image, &["--unprotect"]).good();
-    crate::machine::assert_same(&before, &account.things());
+    assert_same(&before, &account.things());
 }
 
 #[test]
@@ -197,6 +201,59 @@ fn debians_packer_drives_a_build() {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn todays_packer_drives_a_build() {
     by_packer(&todays(), &Account::in_region("eu-north-1"));
+}
+
+/// The command lines of every process, until the command ends; and what it said.
+fn watched(command: &mut Command) -> (Ran, String) {
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let lines = scope.spawn(|| {
+            let mut seen = BTreeSet::new();
+            while !ended.load(Ordering::Relaxed) {
+                let all = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+                let lines = all.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+                seen.extend(lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")));
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            seen.into_iter().collect::<Vec<_>>().join("\n")
+        });
+        let said = ran(command);
+        ended.store(true, Ordering::Relaxed);
+        (said, lines.join().expect("they are read"))
+    })
+}
+
+/// Also no secret is anywhere: not in what is said, as text or as events, in a command line, a tag, a log or a file.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn what_tells_why_is_fetched_before_the_builder_goes() {
+    let account = Account::new();
+    let guest = Guest::launch(&Account::in_region("us-east-1").ready_image(), "");
+    let spoil = "cd /var/lib/efa-gen && rm complete done/check* && rm /opt/aws-ofi-nccl/lib/libnccl-net*";
+    guest.root(spoil).good();
+    guest.shut_down();
+    let spoiled = account.copied("rehearsal-spoiled", &guest.keep("rehearsal-spoiled"));
+    drop(guest);
+    let before = account.things();
+    let line = ["--source-ami", spoiled.as_str(), "--name", "spoiled", "--output", "json", "--tag", "team=hpc"];
+    let (said, command_lines) = watched(&mut account.build(&[], &line));
+    assert!(command_lines.contains("efa-gen build --distro debian12"), "{command_lines}");
+    let said = said.failed(7, &["Check that the plugin can be loaded", "the machine's log is in", "its console is in"]);
+    let run = account.runs().pop().expect("a run");
+    let kept = |name: &str| fs::read_to_string(account.runs_folder().join(&run).join(name)).expect("it is kept");
+    let (log, console) = (kept("install.log"), kept("console.log"));
+    assert!(log.contains("FAILED in stage check") && console.contains("Cloud-init v."), "{log}\n{console}");
+    let calls = account.calls();
+    let last = |action: &str| calls.iter().rposition(|call| call["action"] == action && call["dry"] == false);
+    assert!(last("GetConsoleOutput") < last("TerminateInstances"), "{calls:?}");
+    assert_same(&before, &account.things());
+    let tags = account.call("describe_tags", &json!({})).to_string();
+    for (what, text) in
+        [("said", &said), ("argv", &command_lines), ("log", &log), ("console", &console), ("tags", &tags)]
+    {
+        assert!(!text.contains("PRIVATE KEY"), "{what} holds a private key:\n{text}");
+    }
+    account.keeps_no_secret();
 }
 
 /// A type with one EFA device and one GPU.
@@ -254,5 +311,5 @@ fn an_image_that_fails_its_gate_is_tagged_and_shared_with_nobody() {
     assert_ne!(tag(&images[0], "efa-gen:state"), "published");
     assert_eq!(shared_with(&account, &images[0]), json!([]));
     account.remove_image(&text(&images[0]["ImageId"]), &[]).good();
-    crate::machine::assert_same(&before, &account.things());
+    assert_same(&before, &account.things());
 }
