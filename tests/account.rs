@@ -506,3 +506,15 @@ fn what_a_cut_off_removal_left_is_swept() {
     assert_ran(&run(&stub, &["sweep", "--yes"]), 0, &["removed snapshot snap-5"]);
     assert_eq!(account.ids(), [""; 0]);
 }
+
+#[test]
+fn the_cluster_of_a_gate_is_not_removed_alone() {
+    let name = format!("gate-{RUN}");
+    let node = Entry::new("i-2", RUN, OLD).tag("efa-gen:cluster", &name);
+    let account = Account::new(leftovers().into_iter().chain([node]));
+    let stub = stub(&account);
+    let ran = run(&stub, &["cluster", "rm", &name, "--yes"]);
+    let resume = format!("efa-gen build --resume {RUN}");
+    assert_ran(&ran, 2, &["is the test of a build", &resume, &format!("efa-gen sweep --run {RUN} --yes")]);
+    assert_eq!(changes(&stub), Vec::<String>::new());
+}

@@ -68,7 +68,14 @@ fn nodes_reach_each_other_and_leave_nothing() {
     ran(&mut account.cluster(&["ssh", "pair", "--node", "9", "--", "hostname"])).failed(2, &["no running node 9"]);
     ran(&mut account.cluster(&["run", "pair", "--", "exit 3"])).failed(6, &["2 of 2 nodes", "exit status 3"]);
 
+    // Who grows it may have another address than who launched it: as if the rule were for that one alone.
+    let of_cluster = json!({"Filters": [{"Name": "tag:efa-gen:cluster", "Values": ["pair"]}]});
+    let group = || account.call("describe_security_groups", &of_cluster)["SecurityGroups"][0].clone();
+    let ssh = json!([{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "10.78.0.1/32"}]}]);
+    account.call("revoke_security_group_ingress", &json!({"GroupId": group()["GroupId"], "IpPermissions": ssh}));
+    assert!(!group()["IpPermissions"].to_string().contains("10.78.0.1/32"));
     ran(&mut account.cluster(&["grow", "pair", "--nodes", "1"])).failed(7, &["libfabric finds 0 EFA"]);
+    assert!(group()["IpPermissions"].to_string().contains("10.78.0.1/32"), "{}", group());
     let said = ran(&mut account.cluster(&["run", "pair", "--", all])).good();
     assert_eq!(said.lines().filter(|line| line.contains(": ip-")).count(), 9, "{said}");
     // The name is taken.

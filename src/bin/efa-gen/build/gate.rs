@@ -21,6 +21,11 @@ use crate::validate;
 /// As few as make a network test.
 pub const NODES: u32 = 2;
 
+/// Name of the cluster on which a run's image is tested.
+pub fn name(run: &str) -> String {
+    format!("gate-{run}")
+}
+
 /// The error of an image that has failed, and is tagged so.
 fn refused(image: &Image) -> Error {
     let hint =
@@ -59,7 +64,7 @@ impl Build<'_> {
 
     /// Errors: [`Class::Check`] where the image is at fault; any other class says nothing of it.
     async fn tested(&self, image: &Image, kind: &str) -> Result<()> {
-        let name = format!("gate-{}", self.folder.run);
+        let name = name(&self.folder.run);
         // What a process before this one has left can't be trusted to be as it must.
         self.end_nodes(&name).await?;
         let verdict = self.tested_as(&name, image, kind).await;

@@ -5,7 +5,7 @@ pub mod base;
 pub mod builder;
 pub mod cost;
 pub mod describe;
-mod gate;
+pub mod gate;
 mod image;
 mod install;
 pub mod make;

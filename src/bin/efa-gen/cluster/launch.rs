@@ -77,6 +77,10 @@ impl Run<'_> {
         let nodes = reachable(self.aws, self.record, &self.folder.path, there);
         let leader = nodes.first().ok_or_else(|| Error::new(Class::Cloud, "no node of the cluster runs"))?;
         self.key = name(&self.record.run);
+        if let (None, Some(group)) = (&self.record.args.security_group, &self.record.group) {
+            // Whoever asks may have another address today.
+            self.aws.allow_ssh(group, &self.ready.ssh_cidrs).await?;
+        }
         let private = trust::fetch(leader).await?;
         let user_data = self.user_data(&ssh::public_of(private.as_bytes())?)?;
         let launched = self.launch((more, more), &user_data).await?;

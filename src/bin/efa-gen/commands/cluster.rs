@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use super::{account, launch, list, recipe, validate};
 use crate::build::run::{self, Folder};
-use crate::build::{problem, sweep, tags};
+use crate::build::{gate, problem, sweep, tags};
 use crate::cli::OutputArg;
 use crate::cli::cluster::{
     ClusterCheckArgs, ClusterCommand, ClusterGrowArgs, ClusterLsArgs, ClusterRef, ClusterRmArgs, ClusterRunArgs,
@@ -269,6 +269,12 @@ async fn rm(args: &ClusterRmArgs) -> Result<()> {
     if runs.is_empty() {
         return Err(Error::new(Class::Usage, format!("{} has nothing of a cluster {name}", aws.region))
             .hint("`efa-gen cluster ls` lists them; --region names another region"));
+    }
+    if let Some(run) = runs.iter().find(|run| *name == gate::name(run)) {
+        return Err(Error::new(Class::Usage, format!("{name} is the test of a build, whose image has the same run"))
+            .hint(format!(
+                "go on with efa-gen build --resume {run}, or remove it all: efa-gen sweep --run {run} --yes"
+            )));
     }
     if !args.yes {
         let rows = things
