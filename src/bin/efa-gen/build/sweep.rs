@@ -142,7 +142,8 @@ pub async fn undo(
     let every_region = async {
         let mut left = Vec::new();
         for region in regions {
-            let known = known.iter().filter(|thing| thing.region == region).cloned().collect();
+            let goes = |thing: &&Thing| thing.region == region && !done.contains(&thing.id);
+            let known = known.iter().filter(goes).cloned().collect();
             let aws = &aws.in_region(region);
             let undo = Undo { aws, run, talk, done: &done, refusals: BTreeMap::new(), gone: &gone };
             left.extend(undo.run(known).await?);
