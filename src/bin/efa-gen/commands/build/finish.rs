@@ -29,28 +29,9 @@ pub async fn finish(
         None | Some(Class::Interrupted) => Vec::new(),
         Some(_) => folder.read(UNTESTED)?.unwrap_or_default(),
     };
-    let run = &folder.run;
-    if let Some(image) = untested.first() {
-        talk.note(format!(
-            "image {image} is kept, untested: go on with --resume {run}, remove it with efa-gen sweep --run {run} --yes"
-        ));
-    }
-    let kept = match (args.on_error.unwrap_or(OnError::Cleanup), class) {
-        (_, None) | (OnError::Ask, Some(Class::Interrupted)) => false,
-        // Its builder has gone: there is nothing to look at.
-        (OnError::Ask, _) if !untested.is_empty() => false,
-        (on_error, _) => tokio::select! {
-            keep = keeps(on_error, talk) => keep,
-            _ = stop.changed() => false,
-        },
-    };
-    if kept {
-        talk.note(format!(
-            "everything is kept: go on with --resume {run}, remove it with efa-gen sweep --run {run} --yes"
-        ));
-        if let Some(login) = folder.login()? {
-            talk.note(format!("log in with: {login}"));
-        }
+    if let Some(class) = class
+        && stays(args, folder, talk, &mut stop, class, &untested).await?
+    {
         return built;
     }
     talk.step("Remove what the run has made");
@@ -85,6 +66,38 @@ pub async fn finish(
         folder.forget_secrets()?;
     }
     built
+}
+
+/// Whether everything that a failure has left stays, to be looked at. Says how to go on with it, and with the image that stays
+/// in any case.
+async fn stays(
+    args: &BuildArgs,
+    folder: &Folder,
+    talk: &Talk,
+    stop: &mut watch::Receiver<u32>,
+    class: Class,
+    untested: &[String],
+) -> Result<bool> {
+    let how = format!("go on with --resume {0}, remove it with efa-gen sweep --run {0} --yes", folder.run);
+    if let Some(image) = untested.first() {
+        talk.note(format!("image {image} is kept, untested: {how}"));
+    }
+    let stays = match args.on_error.unwrap_or(OnError::Cleanup) {
+        OnError::Ask if class == Class::Interrupted => false,
+        // Its builder has gone: there is nothing to look at.
+        OnError::Ask if !untested.is_empty() => false,
+        on_error => tokio::select! {
+            keep = keeps(on_error, talk) => keep,
+            _ = stop.changed() => false,
+        },
+    };
+    if stays {
+        talk.note(format!("everything is kept: {how}"));
+        if let Some(login) = folder.login()? {
+            talk.note(format!("log in with: {login}"));
+        }
+    }
+    Ok(stays)
 }
 
 /// Only a person at a terminal can be asked.
