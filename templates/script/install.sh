@@ -109,7 +109,7 @@ put_in_place() { # FILE, whose new content is in FILE.efa-gen-new
 # Not empty: on a full disk an empty file could still be made.
 mark() { # STAGE[.STEP]
   HINT='make room on the disk'
-  write_file 0644 "$STATE/done/$1" <<<done
+  write_file 0644 "$STATE/done/$1" <<<"$1"
   HINT='' COMMAND=''
 }
 
