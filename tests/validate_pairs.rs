@@ -130,7 +130,7 @@ const CASES: [Case; 15] = [
         "10.0.0.1",
         "say -e 's/45\\.80/11.50/g; s/(found 4 nics)/(found 3 nics)/'",
         7,
-        "one host stands out: 10.0.0.1 (node-1): median 11.50",
+        "one host stands out: 10.0.0.1 (node-1): median 11.50 GB/s, the best pair 45.80, 3 NICs, others 4",
         6,
     ),
     (

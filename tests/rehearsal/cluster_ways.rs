@@ -74,6 +74,15 @@ fn nodes_without_a_public_address_are_reached_from_within() {
     let nodes = nodes(&account);
     assert_eq!(nodes.len(), 2);
     assert!(nodes.iter().all(|node| text(&node["PublicIpAddress"]).is_empty()), "{nodes:?}");
+    let of_cluster = json!({"Filters": [{"Name": "tag:efa-gen:cluster", "Values": ["own"]}]});
+    let group = account.call("describe_security_groups", &of_cluster)["SecurityGroups"][0].clone();
+    let rules = group["IpPermissions"].as_array().expect("rules");
+    let addresses: Vec<&Value> = rules
+        .iter()
+        .flat_map(|rule| rule["IpRanges"].as_array().expect("ranges"))
+        .map(|range| &range["CidrIp"])
+        .collect();
+    assert_eq!(addresses, ["10.78.0.1/32"], "{group}");
     let said = ran(&mut cluster(&account, &["run", "--", "hostname"])).good();
     for node in &nodes {
         let address = text(&node["PrivateIpAddress"]);

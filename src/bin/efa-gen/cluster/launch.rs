@@ -80,6 +80,9 @@ impl Run<'_> {
         if let (None, Some(group)) = (&self.record.args.security_group, &self.record.group) {
             // Whoever asks may have another address today.
             self.aws.allow_ssh(group, &self.ready.ssh_cidrs).await?;
+            for cidr in &self.ready.ssh_cidrs {
+                self.talk.note(format!("port 22 of every node is open to {cidr} too"));
+            }
         }
         let private = trust::fetch(leader).await?;
         let user_data = self.user_data(&ssh::public_of(private.as_bytes())?)?;
