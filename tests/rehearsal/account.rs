@@ -21,7 +21,8 @@ pub struct Account {
     folder: PathBuf,
 }
 
-/// Nobody else works here: regions in which no other test makes anything. Each has the types that the tests take.
+/// Nobody else works here: regions in which no other test makes anything. Each has the type of a builder, the first
+/// seventeen have a cluster's as well.
 const REGIONS: [&str; 21] = [
     "us-east-2",
     "us-west-1",
