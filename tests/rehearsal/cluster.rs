@@ -11,7 +11,7 @@ pub const KIND: &str = "c5n.18xlarge";
 
 impl Account {
     /// A launch of nodes from the base image, whose check finds no EFA.
-    fn launch(&self, options: &[&str], more: &[&str]) -> std::process::Command {
+    pub fn launch(&self, options: &[&str], more: &[&str]) -> std::process::Command {
         let image = if more.contains(&"--ami") { String::new() } else { self.bare_image() };
         let mut line = vec!["launch", "--distro", "debian12", "--region", self.region];
         line.extend(["--ssh-cidr", "10.78.0.1/32"]);
@@ -29,7 +29,8 @@ impl Account {
         self.copied("rehearsal-bare", &base_image())
     }
 
-    fn cluster(&self, words: &[&str]) -> std::process::Command {
+    /// `efa-gen cluster` in this region.
+    pub fn cluster(&self, words: &[&str]) -> std::process::Command {
         let (verb, rest) = words.split_first().expect("a verb");
         let mut line = vec!["cluster", verb];
         let (before, after) = rest.split_at(rest.iter().position(|word| *word == "--").unwrap_or(rest.len()));

@@ -4,19 +4,12 @@
 use serde_json::{Value, json};
 
 use crate::account::Account;
-use crate::cluster::KIND;
 use crate::machine::{Ran, assert_same, ran, text};
 
 /// A launch of two light hosts.
 fn launch(account: &Account, image: &str, options: &[&str], more: &[&str]) -> Ran {
-    let line = ["launch", "--ami", image, "--distro", "debian12", "--type", KIND, "--nodes", "2", "--name", "own"];
-    let place = ["--region", account.region, "--ssh-cidr", "10.78.0.1/32"];
-    ran(&mut account.through(options, &[&line[..], &place, more].concat()))
-}
-
-fn cluster(account: &Account, words: &[&str]) -> std::process::Command {
-    let (verb, rest) = words.split_first().expect("a verb");
-    account.through(&[], &[&["cluster", verb, "own", "--region", account.region], rest].concat())
+    let line = ["--ami", image, "--nodes", "2", "--name", "own"];
+    ran(&mut account.launch(options, &[&line[..], more].concat()))
 }
 
 fn actions(account: &Account) -> Vec<String> {
@@ -60,7 +53,7 @@ fn a_group_of_ones_own_is_used_and_stays() {
         assert_eq!(text(&node["Placement"]["GroupName"]), "", "{node}");
     }
     assert_eq!(nodes(&account).len(), 2);
-    ran(&mut cluster(&account, &["rm", "--yes"])).good();
+    ran(&mut account.cluster(&["rm", "own", "--yes"])).good();
     assert_same(&before, &account.things());
 }
 
@@ -83,12 +76,12 @@ fn nodes_without_a_public_address_are_reached_from_within() {
         .map(|range| &range["CidrIp"])
         .collect();
     assert_eq!(addresses, ["10.78.0.1/32"], "{group}");
-    let said = ran(&mut cluster(&account, &["run", "--", "hostname"])).good();
+    let said = ran(&mut account.cluster(&["run", "own", "--", "hostname"])).good();
     for node in &nodes {
         let address = text(&node["PrivateIpAddress"]);
         assert!(said.contains(&format!("{address}: ip-")), "{said}");
     }
-    ran(&mut cluster(&account, &["rm", "--yes"])).good();
+    ran(&mut account.cluster(&["rm", "own", "--yes"])).good();
     assert_same(&before, &account.things());
 }
 
@@ -115,7 +108,7 @@ fn a_check_is_told_as_json_and_names_the_node() {
     let before = account.things();
     launch(&account, &image, &[], &[]).good();
     let check = |code: i32| -> Value {
-        let output = cluster(&account, &["check", "--output", "json"]).output().expect("it starts");
+        let output = account.cluster(&["check", "own", "--output", "json"]).output().expect("it starts");
         assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).expect("JSON alone on stdout")
     };
@@ -123,12 +116,12 @@ fn a_check_is_told_as_json_and_names_the_node() {
     assert_eq!(good["nodes"].as_array().map(Vec::len), Some(2), "{good}");
     assert_eq!(good["findings"], json!([]), "{good}");
     let spoil = "echo 0 | sudo tee /etc/efa-gen-efa-devices";
-    ran(&mut cluster(&account, &["ssh", "--node", "1", "--", spoil])).good();
+    ran(&mut account.cluster(&["ssh", "own", "--node", "1", "--", spoil])).good();
     let bad = check(7);
     let address = text(&nodes(&account).last().expect("a node")["PrivateIpAddress"]);
     let findings = bad["findings"].to_string();
     assert!(findings.contains("libfabric finds 0 EFA devices") && findings.contains(&address), "{bad}");
     assert_eq!(bad["findings"].as_array().map(Vec::len), Some(1), "{bad}");
-    ran(&mut cluster(&account, &["rm", "--yes"])).good();
+    ran(&mut account.cluster(&["rm", "own", "--yes"])).good();
     assert_same(&before, &account.things());
 }

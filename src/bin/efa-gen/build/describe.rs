@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::cost;
 use super::gate::NODES;
-use super::preflight::Ready;
+use super::preflight::{Ready, takes_address};
 use crate::cli::cloud::{BuildArgs, Driver, HostKey};
 use crate::commands::build::Outcome;
 
@@ -219,7 +219,7 @@ fn calls_of_the_publication(args: &BuildArgs, plan: &Plan, ready: &Ready) -> Vec
             add("ec2:CreatePlacementGroup", "for the machines of the test".into());
         }
         add("ec2:RunInstances", format!("{NODES} x {} from the image, for its test", gate.kind));
-        if gate.info.efa > 1 && ready.public_address && !args.reach.session_manager {
+        if takes_address(gate, ready, args) {
             add("ec2:AllocateAddress, AssociateAddress", "for the first of them".into());
         }
         add("ec2:GetConsoleOutput", "their host keys".into());

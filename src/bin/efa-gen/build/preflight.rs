@@ -300,7 +300,7 @@ impl<'a> Preflight<'a> {
         ];
         if let Some(gate) = ready.gate.as_ref().filter(|gate| gate.info.clusters) {
             answers.push(self.look.aws.create_placement_group(name, &ready.tags, true).await.err());
-            if gate.info.efa > 1 && ready.public_address && !self.args.reach.session_manager {
+            if takes_address(gate, ready, self.args) {
                 answers.push(self.look.aws.allocate_address(&ready.tags, true).await.err());
             }
         }
@@ -308,6 +308,11 @@ impl<'a> Preflight<'a> {
             self.look.add(error);
         }
     }
+}
+
+/// Whether the first machine of a gate is reached by an elastic address: with several interfaces none has another public one.
+pub fn takes_address(gate: &Machine, ready: &Ready, args: &BuildArgs) -> bool {
+    gate.info.efa > 1 && ready.public_address && !args.reach.session_manager
 }
 
 /// The launch of a machine without its key pair, group, user-data and token, which come later.

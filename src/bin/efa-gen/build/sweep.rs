@@ -119,8 +119,8 @@ pub fn snapshot_of(image: &Image, id: &str, region: &str) -> Thing {
 /// It finds things by their tag, in the region of `aws`, in those that it `also` is to look in, and wherever `known` has
 /// something: the run's own ledger, because a listing may not show yet what was just made.
 ///
-/// `done` are the images, and their snapshots, that are finished for certain, whatever a listing that lags behind says of
-/// their state; without any, the run has failed, and an empty listing is asked for once more.
+/// `done` are the images, and their snapshots, that stay for certain, whatever a listing that lags behind says of their
+/// state; without any, the run has failed, and an empty listing is asked for once more.
 ///
 /// A second signal to the process ends it, if the signals are given.
 ///
