@@ -25,6 +25,10 @@ def ip(*arguments):
     subprocess.run(["ip", *arguments], check=True)
 
 
+def batch(lines):
+    subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
+
+
 def inside(namespace, work):
     """What the work gives, done inside a namespace, which is given by its path or descriptor. A namespace is a thread's
     own, and its children's: others don't notice."""
@@ -65,10 +69,19 @@ def unshare():
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY)
 
 
+def hardware_address(address):
+    """The one that goes with an IPv4 address of ours."""
+    return "02:00:" + ":".join(f"{int(part):02x}" for part in address.split("."))
+
+
 def set_up_bridge():
-    """Makes the cloud's own namespace a network in which guests reach the gateway and the name server."""
+    """Makes the cloud's own namespace a network in which guests reach the gateway and the name server, and those that know
+    the gateway alone each other."""
+    for name, value in (("ip_forward", 1), ("conf/all/send_redirects", 0), ("conf/default/send_redirects", 0)):
+        with open(f"/proc/sys/net/ipv4/{name}", "w", encoding="ascii") as file:
+            file.write(str(value))
     ip("link", "set", "lo", "up")
-    ip("link", "add", "br0", "type", "bridge")
+    ip("link", "add", "br0", "address", hardware_address(GATEWAY), "type", "bridge")
     ip("addr", "add", f"{GATEWAY}/16", "dev", "br0")
     ip("addr", "add", f"{NAME_SERVER}/16", "dev", "br0")
     ip("link", "set", "br0", "up")
@@ -81,24 +94,31 @@ def new_address():
     return f"10.78.{number // 250}.{number % 250 + 1}"
 
 
-def new_host(address):
-    """Makes a namespace and returns its descriptor: eth0 with the address, on the bridge."""
+def new_host(address, many=False):
+    """Makes a namespace and returns its descriptor: eth0 with the address, on the bridge. One of `many` finds all others
+    through the gateway, and neither asks for the other's hardware address: the kernel keeps 1,024 of those that were asked
+    for, of all namespaces together, and loses packets when there are more."""
     port = "p" + "-".join(address.split(".")[2:])
+    own = hardware_address(address)
+    known = f"""neigh add {GATEWAY} lladdr {hardware_address(GATEWAY)} dev eth0
+        route add {GATEWAY} dev eth0""" if many else ""
     # The cloud is process 1 of its own.
-    lines = f"""link add eth0 type veth peer name {port} netns 1
+    lines = f"""link add eth0 address {own} type veth peer name {port} netns 1
         link set lo up
-        addr add {address}/16 dev eth0
+        addr add {address}/16 dev eth0 {"noprefixroute" if many else ""}
         link set eth0 up
+        {known}
         route add default via {GATEWAY}
         """
 
     def make():
         namespace = unshare()
-        subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
+        batch(lines)
         return namespace
 
     namespace = in_thread(make)
-    ip("link", "set", port, "master", "br0", "up")
+    # No address is given twice, so what is known of it may stay.
+    batch(f"link set {port} master br0 up\n" + (f"neigh add {address} lladdr {own} dev br0\n" if many else ""))
     return namespace
 
 
