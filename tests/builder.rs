@@ -172,6 +172,33 @@ fn a_type_that_the_region_does_not_have_says_that_aws_retires_it() {
 }
 
 #[test]
+fn session_manager_needs_the_programs_that_carry_the_connection() {
+    let stage = Stage::new(|_, action, _| (action == "DescribeInstanceTypes").then(|| done(action, &type_with(EFA))));
+    let launch = ["launch", "--type", "c5.4xlarge", "--nodes", "2", "--ami", BASE];
+    let build = ["build", "--source-ami", BASE];
+    let rest = ["--distro", "debian12", "--plan", "--session-manager", "--instance-profile", "any"];
+    let path = stage.folder.path().join("bin");
+    std::fs::create_dir(&path).expect("a folder");
+    for (there, missing) in
+        [("none", ["aws", "session-manager-plugin"].as_slice()), ("aws", &["session-manager-plugin"])]
+    {
+        std::fs::write(path.join(there), "").expect("a file");
+        for line in [&build[..], &launch] {
+            let output = stage.command(&[line, &rest].concat()).env("PATH", &path).output().expect("it starts");
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(4), "{said}");
+            let by =
+                missing.iter().map(|name| format!("--session-manager connects by `{name}`, which is not on the PATH"));
+            assert!(by.clone().all(|words| said.contains(&words)), "{said}");
+            assert_eq!(said.matches("connects by").count(), by.len(), "{said}");
+        }
+    }
+    std::fs::write(path.join("session-manager-plugin"), "").expect("a file");
+    let output = stage.command(&[&build[..], &rest].concat()).env("PATH", &path).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
 fn a_spot_builder_is_asked_of_the_spot_market_and_its_request_is_tagged() {
     let stage = other_type("<supportedUsageClasses><item>spot</item></supportedUsageClasses>");
     let call = builder(&stage, &["--spot"]);

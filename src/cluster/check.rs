@@ -48,9 +48,9 @@ pub struct Expect {
 
 /// The command line that a node answers; `fellows` are the addresses that it must be able to log in to.
 pub fn question(fellows: &[&str]) -> String {
-    // ssh's own words are not needed: who answers is what counts. An sshd drops logins beyond ten at a time.
+    // What ssh says is not needed: who answers is what counts.
     let reach = format!(
-        "printf '%s\\n' {} | xargs -r -P 8 -I @ sh -c 'ssh -o BatchMode=yes -o ConnectTimeout=10 @ true </dev/null >/dev/null 2>&1 || echo @'",
+        "printf '%s\\n' {} | xargs -r -P 32 -I @ sh -c 'ssh -o BatchMode=yes -o ConnectTimeout=10 @ true </dev/null >/dev/null 2>&1 || echo @'",
         fellows.join(" ")
     );
     let sections = [

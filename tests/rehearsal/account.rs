@@ -47,6 +47,19 @@ const REGIONS: [&str; 21] = [
     "me-central-1",
 ];
 
+/// Standard input and output to port 22 of the address and back.
+const CARRY: &str = "\
+import os, socket, sys, threading
+way = socket.create_connection((sys.argv[1].strip(), 22))
+def back():
+    while data := way.recv(65536):
+        os.write(1, data)
+    os._exit(0)
+threading.Thread(target=back, daemon=True).start()
+while data := os.read(0, 65536):
+    way.sendall(data)
+";
+
 /// Name of the image that `ready_image` makes.
 const READY: &str = "rehearsal-ready";
 
@@ -224,6 +237,29 @@ impl Account {
         let image = text(&self.call("copy_image", &copy)["ImageId"]);
         self.wait_for_image(&image);
         image
+    }
+
+    /// An instance profile, and a PATH with an `aws` of ours: the AWS CLI and its plugin are a program that carries bytes, and
+    /// here it carries them to the instance's address.
+    pub fn session_manager(&self) -> (String, String) {
+        let profile = format!("rehearsal-{}-{}", self.region, std::process::id());
+        self.call("iam.create_instance_profile", &json!({"InstanceProfileName": profile}));
+        let bin = self.file("bin");
+        fs::create_dir_all(&bin).expect("a folder can be made");
+        let text = format!(
+            "#!/bin/sh\n[ \"$1 $2 $3 $4 $5\" = 'ssm start-session --region {} --target' ] || exit 2\n\
+             [ \"$7 $8 $9\" = '--document-name AWS-StartSSHSession --parameters' ] || exit 2\n\
+             exec python3 {} \"$(cat {}/guests/$6/address)\"\n",
+            self.region,
+            bin.join("carry.py").display(),
+            cloud().display()
+        );
+        for name in ["aws", "session-manager-plugin"] {
+            fs::write(bin.join(name), &text).expect("a file can be written");
+            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).expect("a mode can be set");
+        }
+        fs::write(bin.join("carry.py"), CARRY).expect("a file can be written");
+        (profile, format!("{}:{}", bin.display(), std::env::var("PATH").expect("a PATH")))
     }
 
     /// An own image of this region whose machines are light hosts: they answer SSH, but nothing boots there.

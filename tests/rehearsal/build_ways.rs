@@ -37,49 +37,21 @@ fn the_host_key_comes_with_the_user_data() {
     account.published_then_removed(&run, &before);
 }
 
-/// The AWS CLI and its plugin are a program that carries bytes: here it carries them to the instance's address.
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn the_connection_goes_through_session_manager() {
     let account = Account::new();
     let base = account.ready_image();
     let before = account.things();
-    account.call("iam.create_instance_profile", &json!({"InstanceProfileName": "rehearsal"}));
-    let bin = account.file("bin");
-    fs::create_dir_all(&bin).expect("a folder can be made");
-    let text = format!(
-        "#!/bin/sh\n[ \"$1 $2 $3 $4 $5\" = 'ssm start-session --region {} --target' ] || exit 2\n\
-         [ \"$7 $8 $9\" = '--document-name AWS-StartSSHSession --parameters' ] || exit 2\n\
-         exec python3 {} \"$(cat {}/guests/$6/address)\"\n",
-        account.region,
-        bin.join("carry.py").display(),
-        cloud().display()
-    );
-    fs::write(bin.join("aws"), text).expect("a file can be written");
-    fs::set_permissions(bin.join("aws"), fs::Permissions::from_mode(0o755)).expect("a mode can be set");
-    fs::write(bin.join("carry.py"), CARRY).expect("a file can be written");
-    let manager = ["--session-manager", "--instance-profile", "rehearsal", "--name", "by-session-manager"];
+    let (profile, path) = account.session_manager();
+    let manager = ["--session-manager", "--instance-profile", &profile, "--name", "by-session-manager"];
     let mut command = account.through(&[], &account.words(&[&["--source-ami", &base], &manager[..]].concat()));
-    let path = std::env::var("PATH").expect("a PATH");
-    ran(command.env("PATH", format!("{}:{path}", bin.display()))).good();
+    ran(command.env("PATH", path)).good();
     let opened = account.calls().iter().any(|call| call["action"] == "AuthorizeSecurityGroupIngress");
     assert!(!opened, "no port is opened");
     let run = account.runs().pop().expect("a run");
     account.published_then_removed(&run, &before);
 }
-
-/// Standard input and output to port 22 of the address and back.
-const CARRY: &str = "\
-import os, socket, sys, threading
-way = socket.create_connection((sys.argv[1].strip(), 22))
-def back():
-    while data := way.recv(65536):
-        os.write(1, data)
-    os._exit(0)
-threading.Thread(target=back, daemon=True).start()
-while data := os.read(0, 65536):
-    way.sendall(data)
-";
 
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]

@@ -69,14 +69,27 @@ fn nodes_reach_each_other_and_leave_nothing() {
     ran(&mut account.cluster(&["ssh", "pair", "--node", "9", "--", "hostname"])).failed(2, &["no running node 9"]);
     ran(&mut account.cluster(&["run", "pair", "--", "exit 3"])).failed(6, &["2 of 2 nodes", "exit status 3"]);
 
-    // Who grows it may have another address than who launched it: as if the rule were for that one alone.
+    // Its user has another address than at the launch: as if the rule were for that one alone.
     let of_cluster = json!({"Filters": [{"Name": "tag:efa-gen:cluster", "Values": ["pair"]}]});
     let group = || account.call("describe_security_groups", &of_cluster)["SecurityGroups"][0].clone();
     let ssh = json!([{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "10.78.0.1/32"}]}]);
-    account.call("revoke_security_group_ingress", &json!({"GroupId": group()["GroupId"], "IpPermissions": ssh}));
-    assert!(!group()["IpPermissions"].to_string().contains("10.78.0.1/32"));
+    let admitted = || group()["IpPermissions"].to_string().contains("10.78.0.1/32");
+    let revoke = || {
+        account.call("revoke_security_group_ingress", &json!({"GroupId": group()["GroupId"], "IpPermissions": ssh}));
+        assert!(!admitted());
+    };
+    revoke();
+    let admit = |cidr: &str| ran(&mut account.cluster(&["admit", "pair", "--ssh-cidr", cidr]));
+    admit("0.0.0.0/0").failed(2, &["the whole Internet", "1 problem found before anything was made"]);
+    admit("me").failed(2, &["--ssh-cidr me"]);
+    assert!(!admitted());
+    for _ in 0..2 {
+        let said = admit("10.78.0.1/32").good();
+        assert!(said.contains("port 22 of cluster pair is open to 10.78.0.1/32 as well") && admitted(), "{said}");
+    }
+    revoke();
     ran(&mut account.cluster(&["grow", "pair", "--nodes", "1"])).failed(7, &["libfabric finds 0 EFA"]);
-    assert!(group()["IpPermissions"].to_string().contains("10.78.0.1/32"), "{}", group());
+    assert!(admitted(), "{}", group());
     let said = ran(&mut account.cluster(&["run", "pair", "--", all])).good();
     assert_eq!(said.lines().filter(|line| line.contains(": ip-")).count(), 9, "{said}");
     // The name is taken.

@@ -1,9 +1,12 @@
 //! The ways of a launch that are not the default: a security group of one's own, no placement group, no public address, nodes
 //! that stay after a failure; and what a check finds, as a program reads it.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::account::Account;
+use crate::cluster::KIND;
 use crate::machine::{Ran, assert_same, ran, text};
 
 /// A launch of two light hosts.
@@ -53,6 +56,7 @@ fn a_group_of_ones_own_is_used_and_stays() {
         assert_eq!(text(&node["Placement"]["GroupName"]), "", "{node}");
     }
     assert_eq!(nodes(&account).len(), 2);
+    ran(&mut account.cluster(&["admit", "own"])).failed(2, &["no security group of its own", &group]);
     ran(&mut account.cluster(&["rm", "own", "--yes"])).good();
     assert_same(&before, &account.things());
 }
@@ -81,6 +85,34 @@ fn nodes_without_a_public_address_are_reached_from_within() {
         let address = text(&node["PrivateIpAddress"]);
         assert!(said.contains(&format!("{address}: ip-")), "{said}");
     }
+    ran(&mut account.cluster(&["admit", "own"])).failed(2, &["--private needs --ssh-cidr"]);
+    ran(&mut account.cluster(&["rm", "own", "--yes"])).good();
+    assert_same(&before, &account.things());
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn nodes_without_an_open_port_are_reached_through_session_manager() {
+    let account = Account::new();
+    let image = account.light_image();
+    let before = account.things();
+    let (profile, path) = account.session_manager();
+    let line = ["launch", "--ami", &image, "--type", KIND, "--nodes", "2", "--name", "own", "--region", account.region];
+    let manager = ["--session-manager", "--instance-profile", &profile];
+    let mut command = account.through(&[], &[&line[..], &manager].concat());
+    ran(command.env("PATH", &path)).good();
+    let of_cluster = json!({"Filters": [{"Name": "tag:efa-gen:cluster", "Values": ["own"]}]});
+    let group = account.call("describe_security_groups", &of_cluster)["SecurityGroups"][0].clone();
+    let rules = group["IpPermissions"].as_array().expect("rules");
+    assert!(rules.iter().all(|rule| rule["IpRanges"] == json!([])), "only the nodes reach each other: {group}");
+    // What comes after the launch goes the same way, and fails with the words of what carries it.
+    let run = ["run", "own", "--", "hostname"];
+    let said = ran(account.cluster(&run).env("PATH", &path)).good();
+    assert_eq!(said.matches(": ip-").count(), 2, "{said}");
+    fs::write(account.file("bin/aws"), "#!/bin/sh\necho TargetNotConnected >&2\nexit 254\n")
+        .expect("a file can be written");
+    ran(account.cluster(&run).env("PATH", &path)).failed(6, &["TargetNotConnected", "2 of 2 nodes"]);
+    ran(&mut account.cluster(&["admit", "own"])).failed(2, &["reached through Session Manager"]);
     ran(&mut account.cluster(&["rm", "own", "--yes"])).good();
     assert_same(&before, &account.things());
 }

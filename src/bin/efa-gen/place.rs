@@ -22,6 +22,9 @@ const QUOTAS: [(&[&str], &str, &str); 3] = [
     (&["a", "c", "d", "h", "i", "im", "is", "m", "r", "t", "z"], "L-1216C47A", "L-34B43A08"),
 ];
 
+/// The programs that carry a connection of ours through Session Manager.
+pub const CARRIERS: [&str; 2] = ["aws", "session-manager-plugin"];
+
 /// A kind of machine that is to be launched.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
@@ -253,13 +256,21 @@ impl<'a> Look<'a> {
     }
 }
 
-/// Every flag that says who may connect.
-pub fn check_reach(reach: &ReachArgs) -> Vec<Problem> {
+/// Every flag that says who may connect, and for `--session-manager` the programs that carry the connection.
+pub fn check_reach(reach: &ReachArgs, carriers: &[&str]) -> Vec<Problem> {
     let mut problems: Vec<Problem> = reach.ssh_cidr.iter().filter_map(|cidr| check_cidr(cidr).err()).collect();
     if reach.private && reach.ssh_cidr.is_empty() {
         problems.push(Problem::usage(
             "--private needs --ssh-cidr",
             "name the private range that you connect from, such as 10.0.0.0/8",
+        ));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let missing = |name: &&str| !std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    for name in carriers.iter().copied().filter(missing).filter(|_| reach.session_manager) {
+        problems.push(Problem::new(
+            format!("--session-manager connects by `{name}`, which is not on the PATH"),
+            "install the AWS CLI and its Session Manager plugin (AWS Systems Manager User Guide)",
         ));
     }
     problems

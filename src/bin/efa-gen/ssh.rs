@@ -281,7 +281,8 @@ impl Guest {
                     patience.as_secs()
                 );
                 return Err(Error::new(Class::Io, message).because(words).hint(
-                    "does a firewall or the route keep port 22 from you (--ssh-cidr, --private, --session-manager)?",
+                    "does a firewall or the route keep port 22 from you (--ssh-cidr, --private, --session-manager; a \
+                     cluster that runs: efa-gen cluster admit)?",
                 ));
             }
             tokio::time::sleep(Duration::from_secs(1)).await;

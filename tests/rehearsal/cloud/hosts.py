@@ -76,8 +76,8 @@ class Hosts:
 
     def __init__(self, folder, rootfs):
         self.folder = os.path.join(folder, "hosts")
-        # Beside those of the guests.
-        self.consoles = os.path.join(folder, "guests")
+        # What is seen of a host from outside, beside the guests'.
+        self.shown = os.path.join(folder, "guests")
         self.rootfs = rootfs
         # What an install would leave; ../artifacts.py makes it.
         self.installed = os.path.join(folder, "installed")
@@ -95,7 +95,8 @@ class Hosts:
         private, public = new_key(host.name)
         text = told(user_data)
         run = MARK.search(text)
-        self._write_console(instance, CONSOLE.format(public) + (RUN_CONSOLE.format(public, run[1]) if run else ""))
+        self._show(instance, "console", CONSOLE.format(public) + (RUN_CONSOLE.format(public, run[1]) if run else ""))
+        self._show(instance, "address", address)
         keys = [key for key in [public_key, *authorized(text)] if key]
         user, uid = LOGIN
         put_file(upper, "/etc/ssh/ssh_host_ed25519_key", private, 0o600)
@@ -111,7 +112,7 @@ class Hosts:
         for path, content in files:
             put_file(upper, path, content)
         with AT_A_TIME:
-            host.namespace = network.new_host(address)
+            host.namespace = network.new_host(address, many=True)
         host.layers = layers
         self.hosts[instance] = host
 
@@ -150,12 +151,12 @@ class Hosts:
         shutil.rmtree(host.folder)
 
     def console(self, instance):
-        with open(os.path.join(self.consoles, instance, "console"), "rb") as file:
+        with open(os.path.join(self.shown, instance, "console"), "rb") as file:
             return file.read()
 
-    def _write_console(self, instance, text):
-        os.makedirs(os.path.join(self.consoles, instance))
-        with open(os.path.join(self.consoles, instance, "console"), "w", encoding="ascii") as file:
+    def _show(self, instance, name, text):
+        os.makedirs(os.path.join(self.shown, instance), exist_ok=True)
+        with open(os.path.join(self.shown, instance, name), "w", encoding="ascii") as file:
             file.write(text)
 
     def add_address(self, instance, address):

@@ -154,7 +154,9 @@ impl<'a> Preflight<'a> {
         if let Err(error) = own_tags(&builder.tag) {
             self.look.add(error);
         }
-        self.look.problems.extend(place::check_reach(reach));
+        // Packer has a way of its own.
+        let carriers = if self.args.driver == Driver::Packer { &[][..] } else { &place::CARRIERS };
+        self.look.problems.extend(place::check_reach(reach, carriers));
         if let (Some(gate), true) = (&publish.gate, self.args.recipe.no_gpu) {
             let what = format!("--gate {gate} has nothing to run: --no-gpu leaves no NCCL in the image");
             self.look.add(Problem::usage(what, "leave out one of them"));

@@ -79,6 +79,8 @@ pub enum ClusterCommand {
     Check(ClusterCheckArgs),
     /// Run the NCCL test on it and judge it; `efa-gen validate --cluster NAME` has all the flags
     Validate(ClusterRef),
+    /// Open port 22 to an address more, such as yours when it has changed
+    Admit(ClusterAdmitArgs),
     /// Add nodes
     Grow(ClusterGrowArgs),
     /// End every node and remove everything of the cluster
@@ -134,6 +136,15 @@ pub struct ClusterCheckArgs {
     pub cluster: ClusterRef,
     #[command(flatten)]
     pub output: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ClusterAdmitArgs {
+    #[command(flatten)]
+    pub cluster: ClusterRef,
+    /// Addresses that may connect besides (repeatable) [default: yours, as checkip.amazonaws.com sees it]
+    #[arg(long, value_name = "CIDR")]
+    pub ssh_cidr: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -139,7 +139,7 @@ impl<'a> Preflight<'a> {
         if let Err(error) = own_tags(&args.tag) {
             self.look.add(error);
         }
-        self.look.problems.extend(place::check_reach(&args.reach));
+        self.look.problems.extend(place::check_reach(&args.reach, &place::CARRIERS));
         let good = self.name.starts_with(|c: char| c.is_ascii_lowercase())
             && self.name.len() <= 48
             && self.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');

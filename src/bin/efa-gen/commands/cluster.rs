@@ -14,19 +14,21 @@ use super::{account, launch, list, recipe, validate};
 use crate::build::run::{self, Folder};
 use crate::build::{gate, problem, sweep, tags};
 use crate::cli::OutputArg;
+use crate::cli::cloud::ReachArgs;
 use crate::cli::cluster::{
-    ClusterCheckArgs, ClusterCommand, ClusterGrowArgs, ClusterLsArgs, ClusterRef, ClusterRmArgs, ClusterRunArgs,
-    ClusterSshArgs,
+    ClusterAdmitArgs, ClusterCheckArgs, ClusterCommand, ClusterGrowArgs, ClusterLsArgs, ClusterRef, ClusterRmArgs,
+    ClusterRunArgs, ClusterSshArgs,
 };
 use crate::cli::validate::ValidateArgs;
 use crate::cluster::check::check;
 use crate::cluster::launch::Run;
 use crate::cluster::preflight::Preflight;
-use crate::cluster::record::Record;
+use crate::cluster::record::{Record, Way};
 use crate::cluster::{self, Cluster, Node, each};
 use crate::ec2::Aws;
 use crate::ec2::model::{Instance, Kind};
 use crate::events::{Event, Screen, Talk};
+use crate::place::{Look, check_reach};
 use crate::report;
 use crate::signals::on_signals;
 use crate::ssh::Ended;
@@ -46,6 +48,7 @@ pub fn run(command: &ClusterCommand) -> Result<()> {
         ClusterCommand::Validate(cluster) => {
             validate::run(&ValidateArgs::of_cluster(&cluster.name, &cluster.account, None))
         }
+        ClusterCommand::Admit(args) => account::block_on(admit(args)),
         ClusterCommand::Grow(args) => account::block_on(grow(args)),
         ClusterCommand::Rm(args) => account::block_on(rm(args)),
     }
@@ -149,17 +152,22 @@ async fn run_everywhere(args: &ClusterRunArgs) -> Result<()> {
         printed?;
         Ok(match ended {
             Ended::Status(0) => None,
-            Ended::Status(code) => Some(format!("{}: exit status {code}", node.address)),
-            Ended::Lost(words) => Some(format!("{}: the connection was lost: {words}", node.address)),
+            Ended::Status(code) => Some((format!("{}: exit status {code}", node.address), false)),
+            Ended::Lost(words) => Some((format!("{}: the connection was lost: {words}", node.address), true)),
         })
     });
-    let ended: Vec<Option<String>> = ended.await.into_iter().collect::<Result<_>>()?;
-    let failed: Vec<String> = ended.into_iter().flatten().collect();
+    let ended: Vec<Option<(String, bool)>> = ended.await.into_iter().collect::<Result<_>>()?;
+    let (failed, lost): (Vec<String>, Vec<bool>) = ended.into_iter().flatten().unzip();
     if failed.is_empty() {
         return Ok(());
     }
     let count = format!("the command failed on {} of {} nodes", failed.len(), cluster.nodes.len());
-    Err(Error::new(Class::Install, count).because(failed.join("\n")))
+    let error = Error::new(Class::Install, count).because(failed.join("\n"));
+    let Record { name, way, .. } = &cluster.record;
+    Err(match lost.contains(&true) && *way != Way::SessionManager {
+        true => error.hint(format!("has your address changed? efa-gen cluster admit {name} opens port 22 to it")),
+        false => error,
+    })
 }
 
 async fn check_all(args: &ClusterCheckArgs) -> Result<()> {
@@ -167,6 +175,36 @@ async fn check_all(args: &ClusterCheckArgs) -> Result<()> {
     let checked = check(&cluster.record, &cluster.nodes).await?;
     checked.show(args.output.output)?;
     checked.good()
+}
+
+/// Opens port 22 of the cluster's own group to who was not there at the launch.
+async fn admit(args: &ClusterAdmitArgs) -> Result<()> {
+    let Cluster { aws, record, .. } = open(&args.cluster).await?;
+    let name = &record.name;
+    let group = match (record.way, &record.args.security_group, &record.group) {
+        (Way::SessionManager, ..) => {
+            return Err(Error::new(Class::Usage, format!("cluster {name} is reached through Session Manager"))
+                .hint("who may connect is said by IAM; no port is open"));
+        }
+        (_, None, Some(group)) => group,
+        (_, theirs, group) => {
+            let group = theirs.as_ref().or(group.as_ref()).map_or("none", String::as_str);
+            return Err(Error::new(Class::Usage, format!("cluster {name} has no security group of its own"))
+                .hint(format!("its nodes are in {group}: let whoever looks after it open port 22")));
+        }
+    };
+    let private = record.way == Way::Private;
+    let reach = ReachArgs { ssh_cidr: args.ssh_cidr.clone(), private, ..record.args.reach.clone() };
+    let catalog = recipe::catalog(None)?;
+    let mut look = Look::new(&aws, &catalog);
+    look.problems.extend(check_reach(&reach, &[]));
+    let cidrs = look.cidrs(&reach, !private, "the cluster").await;
+    if !look.problems.is_empty() {
+        return Err(problem::refuse(&look.problems));
+    }
+    aws.allow_ssh(group, &cidrs).await?;
+    report::say(&format!("port 22 of cluster {name} is open to {} as well", cidrs.join(", ")));
+    Ok(())
 }
 
 async fn grow(args: &ClusterGrowArgs) -> Result<()> {
