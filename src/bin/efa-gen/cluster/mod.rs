@@ -22,8 +22,8 @@ use crate::ec2::model::Instance;
 use crate::report;
 use crate::ssh::Guest;
 
-/// Connections and calls at a time.
-const AT_ONCE: usize = 32;
+/// Connections at a time, as many as clustershell makes.
+const AT_ONCE: usize = 64;
 
 /// A cluster that this machine launched.
 pub struct Cluster {
