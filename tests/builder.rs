@@ -193,9 +193,18 @@ fn session_manager_needs_the_programs_that_carry_the_connection() {
             assert_eq!(said.matches("connects by").count(), by.len(), "{said}");
         }
     }
+    // Packer has a way of its own, but for the gate, which is ours.
+    let packers = |more: &[&str]| {
+        let line = [&build[..], &rest, &["--driver", "packer"], more].concat();
+        stderr(&stage.command(&line).env("PATH", &path).output().expect("it starts"))
+    };
+    assert!(!packers(&[]).contains("connects by"), "{}", packers(&[]));
+    assert!(packers(&["--gate", "c5.4xlarge"]).contains("connects by `session-manager-plugin`"));
     std::fs::write(path.join("session-manager-plugin"), "").expect("a file");
-    let output = stage.command(&[&build[..], &rest].concat()).env("PATH", &path).output().expect("it starts");
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    for line in [&build[..], &launch] {
+        let output = stage.command(&[line, &rest].concat()).env("PATH", &path).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
 }
 
 #[test]

@@ -218,7 +218,7 @@ fn an_answer_is_read_and_a_node_that_differs_is_named() {
 /// The question is answered by a real shell, on a machine without EFA and without GPUs.
 #[test]
 fn the_question_is_a_line_that_a_shell_understands() {
-    let line = question(&["192.0.2.1"]);
+    let line = question(&["192.0.2.1"], 8);
     let output = Command::new("bash").arg("-c").arg(&line).output().expect("bash is there");
     let text = String::from_utf8_lossy(&output.stdout);
     let facts = read(&text, 0).unwrap_or_else(|| panic!("{text}"));

@@ -46,11 +46,11 @@ pub struct Expect {
     pub gpus: u64,
 }
 
-/// The command line that a node answers; `fellows` are the addresses that it must be able to log in to.
-pub fn question(fellows: &[&str]) -> String {
+/// The command line that a node answers; `fellows` are the addresses that it must be able to log in to, so many `at_once`.
+pub fn question(fellows: &[&str], at_once: usize) -> String {
     // What ssh says is not needed: who answers is what counts.
     let reach = format!(
-        "printf '%s\\n' {} | xargs -r -P 32 -I @ sh -c 'ssh -o BatchMode=yes -o ConnectTimeout=10 @ true </dev/null >/dev/null 2>&1 || echo @'",
+        "printf '%s\\n' {} | xargs -r -P {at_once} -I @ sh -c 'ssh -o BatchMode=yes -o ConnectTimeout=10 @ true </dev/null >/dev/null 2>&1 || echo @'",
         fellows.join(" ")
     );
     let sections = [

@@ -49,7 +49,9 @@ fn cut_and_swept(account: &Account, (option, at): &Cut) {
     let known = account.runs();
     let killed = ran(&mut account.short_build(&[option, at], &["--name", "cut"]));
     eprintln!("{} {option} {at}: exit code {}", account.region, killed.code);
-    assert!(killed.code == 137 || killed.code == 0, "{option} {at}: {}", killed.text);
+    // One that has less to wait for makes fewer calls, but no kind less.
+    let there = at.parse::<usize>().is_err();
+    assert!(killed.code == 137 || !there && killed.code == 0, "{option} {at}: {}", killed.text);
     let Some(run) = account.runs().into_iter().find(|run| !known.contains(run)) else {
         // Killed in preflight, before the run had a name: then nothing may be there.
         return assert_same(&before, &account.things());
@@ -185,7 +187,7 @@ fn interrupted_it_cleans_up_and_interrupted_twice_it_says_what_is_left() {
     let account = Account::new();
     account.ready_image();
     let before = account.things();
-    for (signals, code) in [(&["INT"][..], 130), (&["TERM"][..], 143), (&["INT", "INT"][..], 130)] {
+    for signals in [&["INT"][..], &["TERM"], &["INT", "INT"]] {
         let known = account.runs();
         let mut command = account.short_build(&[], &["--name", "interrupted"]);
         let child =
@@ -199,7 +201,7 @@ fn interrupted_it_cleans_up_and_interrupted_twice_it_says_what_is_left() {
         }
         let output = child.wait_with_output().expect("it ends");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.code() == Some(code) || output.status.code() == Some(130), "{:?}: {said}", output.status);
+        assert_eq!(output.status.code(), Some(130), "{said}");
         if signals.len() == 2 {
             assert!(said.contains("efa-gen sweep") && said.contains(&run), "{said}");
             account.sweep(&run).good();

@@ -3,6 +3,7 @@
 
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
@@ -25,8 +26,8 @@ fn remove(account: &Account) {
     ran(&mut account.through(&[], &["cluster", "rm", "cut", "--region", account.region, "--yes"])).good();
 }
 
-/// Kills a launch there; one sweep then leaves nothing of it.
-fn cut_and_swept(account: &Account, option: &str, at: usize, before: &[String]) {
+/// Kills a launch there; one sweep then leaves nothing of it. Whether it was not over before.
+fn cut_and_swept(account: &Account, option: &str, at: usize, before: &[String]) -> bool {
     let killed = ran(&mut launch(account, &[option, &at.to_string()], &[]));
     eprintln!("{} {option} {at}: exit code {}", account.region, killed.code);
     assert!([0, 7, 137].contains(&killed.code), "{option} {at}: {}", killed.text);
@@ -38,6 +39,7 @@ fn cut_and_swept(account: &Account, option: &str, at: usize, before: &[String]) 
     }
     assert_same(before, &account.things());
     assert_eq!(account.runs(), Vec::<String>::new(), "{option} {at}");
+    killed.code == 137
 }
 
 #[test]
@@ -59,15 +61,19 @@ fn killed_at_any_call_a_sweep_removes_everything() {
     assert!(calls > 20, "{calls} calls");
     let cuts = Mutex::new((1..=calls).zip(["--kill-before", "--kill-after"].into_iter().cycle()));
     let next = || cuts.lock().ok()?.next();
+    let killed = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for (account, before) in accounts.iter().zip(&before) {
-            scope.spawn(move || {
+            scope.spawn(|| {
                 while let Some((at, option)) = next() {
-                    cut_and_swept(account, option, at, before);
+                    killed.fetch_add(cut_and_swept(account, option, at, before).into(), Ordering::Relaxed);
                 }
             });
         }
     });
+    // A launch that has less to wait for makes fewer calls.
+    let killed = killed.into_inner();
+    assert!(killed * 4 >= calls * 3, "{killed} of {calls} were killed");
 }
 
 /// A launch under these options comes up with its two nodes, and its removal leaves nothing.
@@ -150,7 +156,7 @@ fn interrupted_it_removes_what_it_made() {
     let account = Account::new();
     account.light_image();
     let before = account.things();
-    let mut command = launch(&account, &["--delay", "0.3"], &[]);
+    let mut command = launch(&account, &["--delay", "300"], &[]);
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
     wait_for("its nodes", 240, || {
         let run = account.runs().pop()?;

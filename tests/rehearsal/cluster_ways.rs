@@ -85,7 +85,7 @@ fn nodes_without_a_public_address_are_reached_from_within() {
         let address = text(&node["PrivateIpAddress"]);
         assert!(said.contains(&format!("{address}: ip-")), "{said}");
     }
-    ran(&mut account.cluster(&["admit", "own"])).failed(2, &["--private needs --ssh-cidr"]);
+    ran(&mut account.cluster(&["admit", "own"])).failed(2, &["reached by private addresses", "--ssh-cidr"]);
     ran(&mut account.cluster(&["rm", "own", "--yes"])).good();
     assert_same(&before, &account.things());
 }
@@ -111,7 +111,8 @@ fn nodes_without_an_open_port_are_reached_through_session_manager() {
     assert_eq!(said.matches(": ip-").count(), 2, "{said}");
     fs::write(account.file("bin/aws"), "#!/bin/sh\necho TargetNotConnected >&2\nexit 254\n")
         .expect("a file can be written");
-    ran(account.cluster(&run).env("PATH", &path)).failed(6, &["TargetNotConnected", "2 of 2 nodes"]);
+    let said = ran(account.cluster(&run).env("PATH", &path)).failed(6, &["TargetNotConnected", "2 of 2 nodes"]);
+    assert!(!said.contains("cluster admit"), "there is no port: {said}");
     ran(&mut account.cluster(&["admit", "own"])).failed(2, &["reached through Session Manager"]);
     ran(&mut account.cluster(&["rm", "own", "--yes"])).good();
     assert_same(&before, &account.things());

@@ -154,8 +154,9 @@ impl<'a> Preflight<'a> {
         if let Err(error) = own_tags(&builder.tag) {
             self.look.add(error);
         }
-        // Packer has a way of its own.
-        let carriers = if self.args.driver == Driver::Packer { &[][..] } else { &place::CARRIERS };
+        // Packer has a way of its own; a gate is ours with both.
+        let packers = self.args.driver == Driver::Packer && publish.gate.is_none();
+        let carriers = if packers { &[][..] } else { &place::CARRIERS };
         self.look.problems.extend(place::check_reach(reach, carriers));
         if let (Some(gate), true) = (&publish.gate, self.args.recipe.no_gpu) {
             let what = format!("--gate {gate} has nothing to run: --no-gpu leaves no NCCL in the image");

@@ -142,7 +142,7 @@ pub struct ClusterCheckArgs {
 pub struct ClusterAdmitArgs {
     #[command(flatten)]
     pub cluster: ClusterRef,
-    /// Addresses that may connect besides (repeatable) [default: yours, as checkip.amazonaws.com sees it]
+    /// Addresses that may connect besides (repeatable) [default: yours, as checkip.amazonaws.com sees it; none for private nodes]
     #[arg(long, value_name = "CIDR")]
     pub ssh_cidr: Vec<String>,
 }

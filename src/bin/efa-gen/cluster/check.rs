@@ -29,22 +29,25 @@ pub struct Checked {
     pub findings: Vec<(String, String)>,
 }
 
-/// Whom the node at this place logs in to: its successor first, so that not all knock at one sshd, which drops logins beyond
-/// ten at a time. The leader starts everything, so it reaches all.
-fn fellows<'a>(addresses: &[&'a str], index: usize) -> Vec<&'a str> {
+/// Whom the node at this place logs in to, and how many at a time: its successor first, so that not all knock at one sshd,
+/// which drops logins beyond ten at a time. The leader starts everything, so it reaches all.
+fn fellows<'a>(addresses: &[&'a str], index: usize) -> (Vec<&'a str>, usize) {
     let others = addresses.iter().cycle().skip(index + 1).take(addresses.len() - 1).copied();
-    let many = if index == 0 || addresses.len() <= ALL_PAIRS { addresses.len() } else { 1 };
-    others.take(many).collect()
+    if addresses.len() <= ALL_PAIRS {
+        return (others.collect(), 8);
+    }
+    // Each is knocked at by the leader and one other.
+    (others.take(if index == 0 { addresses.len() } else { 1 }).collect(), 32)
 }
 
 /// Asks every node. One that can't be asked is a finding.
 pub async fn check(record: &Record, nodes: &[Node]) -> Result<Checked> {
     let addresses: Vec<&str> = nodes.iter().map(|node| node.address.as_str()).collect();
     let answers = each(nodes.iter().enumerate(), record.at_once(), async |(index, node): (usize, &Node)| {
-        let fellows = fellows(&addresses, index);
+        let (fellows, at_once) = fellows(&addresses, index);
         let mut received = None;
         let mut text = String::new();
-        let line = question(&fellows);
+        let line = question(&fellows, at_once);
         let ended = node.guest.run(&line, None, |line| {
             // The clock is told first.
             received.get_or_insert_with(|| Timestamp::now().as_millisecond());

@@ -53,6 +53,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// What to try where no node answers any more, if the cluster has a port that its caller can open.
+    pub fn admits(&self) -> Option<String> {
+        let ours = self.way != Way::SessionManager && self.args.security_group.is_none();
+        ours.then(|| format!("has your address changed? efa-gen cluster admit {} opens port 22 to it", self.name))
+    }
+
     /// Of a cluster that is to be launched. `deadline` is when its nodes end themselves, seconds since 1970.
     pub fn new(args: &LaunchArgs, ready: &Ready, run: &str, deadline: i64) -> Self {
         Record {

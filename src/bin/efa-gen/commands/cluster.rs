@@ -163,10 +163,10 @@ async fn run_everywhere(args: &ClusterRunArgs) -> Result<()> {
     }
     let count = format!("the command failed on {} of {} nodes", failed.len(), cluster.nodes.len());
     let error = Error::new(Class::Install, count).because(failed.join("\n"));
-    let Record { name, way, .. } = &cluster.record;
-    Err(match lost.contains(&true) && *way != Way::SessionManager {
-        true => error.hint(format!("has your address changed? efa-gen cluster admit {name} opens port 22 to it")),
-        false => error,
+    let all_lost = lost.len() == cluster.nodes.len() && !lost.contains(&false);
+    Err(match cluster.record.admits().filter(|_| all_lost) {
+        Some(hint) => error.hint(hint),
+        None => error,
     })
 }
 
@@ -174,7 +174,10 @@ async fn check_all(args: &ClusterCheckArgs) -> Result<()> {
     let cluster = open(&args.cluster).await?;
     let checked = check(&cluster.record, &cluster.nodes).await?;
     checked.show(args.output.output)?;
-    checked.good()
+    checked.good().map_err(|error| match cluster.record.admits().filter(|_| checked.nodes.is_empty()) {
+        Some(hint) => error.hint(hint),
+        None => error,
+    })
 }
 
 /// Opens port 22 of the cluster's own group to who was not there at the launch.
@@ -193,12 +196,15 @@ async fn admit(args: &ClusterAdmitArgs) -> Result<()> {
                 .hint(format!("its nodes are in {group}: let whoever looks after it open port 22")));
         }
     };
-    let private = record.way == Way::Private;
-    let reach = ReachArgs { ssh_cidr: args.ssh_cidr.clone(), private, ..record.args.reach.clone() };
+    if record.way == Way::Private && args.ssh_cidr.is_empty() {
+        return Err(Error::new(Class::Usage, format!("cluster {name} is reached by private addresses"))
+            .hint("name the range that you connect from: --ssh-cidr 10.0.0.0/8"));
+    }
+    let reach = ReachArgs { ssh_cidr: args.ssh_cidr.clone(), ..record.args.reach.clone() };
     let catalog = recipe::catalog(None)?;
     let mut look = Look::new(&aws, &catalog);
     look.problems.extend(check_reach(&reach, &[]));
-    let cidrs = look.cidrs(&reach, !private, "the cluster").await;
+    let cidrs = look.cidrs(&reach, true, "the cluster").await;
     if !look.problems.is_empty() {
         return Err(problem::refuse(&look.problems));
     }
