@@ -46,7 +46,7 @@ pub fn run_stage(guest: &Guest, stage: &str) {
     let ran = guest.root(&format!("bash {SCRIPT} --stage {stage}"));
     // A reboot ends the connection, before or after the script's own end.
     let reboots = ran.text.contains("rebooting");
-    assert!(ran.code == 0 || reboots, "{stage}: {}", ran.text);
+    assert!(ran.code == 0 || reboots, "{stage}: exit status {}: {}", ran.code, ran.text);
     if reboots {
         wait_for("the new boot", 240, || {
             (guest.root(&format!("bash {SCRIPT} --after-reboot")).code == 0).then_some(())
