@@ -40,6 +40,19 @@ impl Account {
         self.through(&[], &line)
     }
 
+    /// Removes a cluster, and then the account is as it was `before`.
+    #[track_caller]
+    pub fn removed(&self, cluster: &str, before: &[String]) {
+        ran(&mut self.cluster(&["rm", cluster, "--yes"])).good();
+        assert_same(before, &self.things());
+    }
+
+    /// The security group of a cluster's own.
+    pub fn group_of(&self, cluster: &str) -> Value {
+        let of_cluster = json!({"Filters": [{"Name": "tag:efa-gen:cluster", "Values": [cluster]}]});
+        self.call("describe_security_groups", &of_cluster)["SecurityGroups"][0].clone()
+    }
+
     /// What the account lists of clusters.
     fn clusters(&self) -> Value {
         let output = self.cluster(&["ls", "--output", "json"]).output().expect("it starts");
@@ -70,8 +83,7 @@ fn nodes_reach_each_other_and_leave_nothing() {
     ran(&mut account.cluster(&["run", "pair", "--", "exit 3"])).failed(6, &["2 of 2 nodes", "exit status 3"]);
 
     // Its user has another address than at the launch: as if the rule were for that one alone.
-    let of_cluster = json!({"Filters": [{"Name": "tag:efa-gen:cluster", "Values": ["pair"]}]});
-    let group = || account.call("describe_security_groups", &of_cluster)["SecurityGroups"][0].clone();
+    let group = || account.group_of("pair");
     let ssh = json!([{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "10.78.0.1/32"}]}]);
     let admitted = || group()["IpPermissions"].to_string().contains("10.78.0.1/32");
     let revoke = || {
@@ -98,8 +110,7 @@ fn nodes_reach_each_other_and_leave_nothing() {
 
     let shown = ran(&mut account.cluster(&["rm", "pair"])).good();
     assert!(shown.contains("nothing was removed"), "{shown}");
-    ran(&mut account.cluster(&["rm", "pair", "--yes"])).good();
-    assert_same(&before, &account.things());
+    account.removed("pair", &before);
     assert_eq!(account.runs(), Vec::<String>::new());
     ran(&mut account.cluster(&["rm", "pair", "--yes"])).failed(2, &["nothing of a cluster pair"]);
 }
@@ -175,8 +186,7 @@ fn fewer_nodes_than_asked_for_are_none_unless_they_are_enough() {
     steer("room", &[&place, &kind, "count=any"]);
     // The most of which each logs in to each, all at the same time.
     launch(&["--nodes", "16"]).good();
-    ran(&mut account.cluster(&["rm", "few", "--yes"])).good();
-    assert_same(&before, &account.things());
+    account.removed("few", &before);
 }
 
 #[test]
@@ -207,8 +217,7 @@ fn nodes_go_into_what_is_reserved() {
         ]});
         let there = account.call("describe_instances", &there);
         assert_eq!(there["Reservations"][0]["Instances"].as_array().map(Vec::len), Some(2), "{market}: {there}");
-        ran(&mut account.cluster(&["rm", "reserved", "--yes"])).good();
-        assert_same(&before, &account.things());
+        account.removed("reserved", &before);
     }
 }
 
@@ -228,8 +237,7 @@ fn nodes_install_themselves() {
     let said =
         ran(&mut account.cluster(&["run", "fresh", "--", "test -e /var/lib/efa-gen/complete && echo whole"])).good();
     assert_eq!(said.matches(": whole").count(), 2, "{said}");
-    ran(&mut account.cluster(&["rm", "fresh", "--yes"])).good();
-    assert_same(&before, &account.things());
+    account.removed("fresh", &before);
 }
 
 /// The cloud checks a launch's interfaces by AWS's own data of the type, in a dry run as well.

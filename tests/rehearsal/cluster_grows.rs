@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::account::Account;
-use crate::machine::{Ran, assert_same, ran, text, wait_for};
+use crate::machine::{Ran, ran, text, wait_for};
 
 /// Two network cards, so two EFA devices.
 const KIND: &str = "c6in.32xlarge";
@@ -67,6 +67,5 @@ fn what_a_cluster_has_outlasts_every_growth() {
         wait_for("the new one's end", 240, || (account.states() == states).then_some(()));
         assert_eq!(account.elastic(), elastic);
     }
-    account.wide(&[], &["cluster", "rm", "wide", "--yes"]).good();
-    assert_same(&before, &account.things());
+    account.removed("wide", &before);
 }

@@ -57,8 +57,7 @@ fn a_group_of_ones_own_is_used_and_stays() {
     }
     assert_eq!(nodes(&account).len(), 2);
     ran(&mut account.cluster(&["admit", "own"])).failed(2, &["no security group of its own", &group]);
-    ran(&mut account.cluster(&["rm", "own", "--yes"])).good();
-    assert_same(&before, &account.things());
+    account.removed("own", &before);
 }
 
 #[test]
@@ -71,8 +70,7 @@ fn nodes_without_a_public_address_are_reached_from_within() {
     let nodes = nodes(&account);
     assert_eq!(nodes.len(), 2);
     assert!(nodes.iter().all(|node| text(&node["PublicIpAddress"]).is_empty()), "{nodes:?}");
-    let of_cluster = json!({"Filters": [{"Name": "tag:efa-gen:cluster", "Values": ["own"]}]});
-    let group = account.call("describe_security_groups", &of_cluster)["SecurityGroups"][0].clone();
+    let group = account.group_of("own");
     let rules = group["IpPermissions"].as_array().expect("rules");
     let addresses: Vec<&Value> = rules
         .iter()
@@ -86,8 +84,7 @@ fn nodes_without_a_public_address_are_reached_from_within() {
         assert!(said.contains(&format!("{address}: ip-")), "{said}");
     }
     ran(&mut account.cluster(&["admit", "own"])).failed(2, &["reached by private addresses", "--ssh-cidr"]);
-    ran(&mut account.cluster(&["rm", "own", "--yes"])).good();
-    assert_same(&before, &account.things());
+    account.removed("own", &before);
 }
 
 #[test]
@@ -101,8 +98,7 @@ fn nodes_without_an_open_port_are_reached_through_session_manager() {
     let manager = ["--session-manager", "--instance-profile", &profile];
     let mut command = account.through(&[], &[&line[..], &manager].concat());
     ran(command.env("PATH", &path)).good();
-    let of_cluster = json!({"Filters": [{"Name": "tag:efa-gen:cluster", "Values": ["own"]}]});
-    let group = account.call("describe_security_groups", &of_cluster)["SecurityGroups"][0].clone();
+    let group = account.group_of("own");
     let rules = group["IpPermissions"].as_array().expect("rules");
     assert!(rules.iter().all(|rule| rule["IpRanges"] == json!([])), "only the nodes reach each other: {group}");
     // What comes after the launch goes the same way, and fails with the words of what carries it.
@@ -114,8 +110,7 @@ fn nodes_without_an_open_port_are_reached_through_session_manager() {
     let said = ran(account.cluster(&run).env("PATH", &path)).failed(6, &["TargetNotConnected", "2 of 2 nodes"]);
     assert!(!said.contains("cluster admit"), "there is no port: {said}");
     ran(&mut account.cluster(&["admit", "own"])).failed(2, &["reached through Session Manager"]);
-    ran(&mut account.cluster(&["rm", "own", "--yes"])).good();
-    assert_same(&before, &account.things());
+    account.removed("own", &before);
 }
 
 #[test]
@@ -155,6 +150,5 @@ fn a_check_is_told_as_json_and_names_the_node() {
     let findings = bad["findings"].to_string();
     assert!(findings.contains("libfabric finds 0 EFA devices") && findings.contains(&address), "{bad}");
     assert_eq!(bad["findings"].as_array().map(Vec::len), Some(1), "{bad}");
-    ran(&mut account.cluster(&["rm", "own", "--yes"])).good();
-    assert_same(&before, &account.things());
+    account.removed("own", &before);
 }

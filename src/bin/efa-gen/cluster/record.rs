@@ -53,10 +53,10 @@ pub struct Record {
 }
 
 impl Record {
-    /// What to try where no node answers any more, if the cluster has a port that its caller can open.
-    pub fn admits(&self) -> Option<String> {
+    /// The security group whose port 22 is the cluster's own to open, if there is one.
+    pub fn own_group(&self) -> Option<&str> {
         let ours = self.way != Way::SessionManager && self.args.security_group.is_none();
-        ours.then(|| format!("has your address changed? efa-gen cluster admit {} opens port 22 to it", self.name))
+        self.group.as_deref().filter(|_| ours)
     }
 
     /// Of a cluster that is to be launched. `deadline` is when its nodes end themselves, seconds since 1970.

@@ -157,44 +157,46 @@ async fn run_everywhere(args: &ClusterRunArgs) -> Result<()> {
         })
     });
     let ended: Vec<Option<(String, bool)>> = ended.await.into_iter().collect::<Result<_>>()?;
-    let (failed, lost): (Vec<String>, Vec<bool>) = ended.into_iter().flatten().unzip();
+    let nobody = ended.iter().all(|one| matches!(one, Some((_, true))));
+    let failed: Vec<String> = ended.into_iter().flatten().map(|(words, _)| words).collect();
     if failed.is_empty() {
         return Ok(());
     }
     let count = format!("the command failed on {} of {} nodes", failed.len(), cluster.nodes.len());
     let error = Error::new(Class::Install, count).because(failed.join("\n"));
-    let all_lost = lost.len() == cluster.nodes.len() && !lost.contains(&false);
-    Err(match cluster.record.admits().filter(|_| all_lost) {
-        Some(hint) => error.hint(hint),
+    Err(if nobody { nobody_answers(&cluster.record, error) } else { error })
+}
+
+/// The error with what to try where not one node answers.
+fn nobody_answers(record: &Record, error: Error) -> Error {
+    match record.own_group() {
+        Some(_) => {
+            error.hint(format!("has your address changed? efa-gen cluster admit {} opens port 22 to it", record.name))
+        }
         None => error,
-    })
+    }
 }
 
 async fn check_all(args: &ClusterCheckArgs) -> Result<()> {
     let cluster = open(&args.cluster).await?;
     let checked = check(&cluster.record, &cluster.nodes).await?;
     checked.show(args.output.output)?;
-    checked.good().map_err(|error| match cluster.record.admits().filter(|_| checked.nodes.is_empty()) {
-        Some(hint) => error.hint(hint),
-        None => error,
-    })
+    let nobody = checked.nodes.is_empty();
+    checked.good().map_err(|error| if nobody { nobody_answers(&cluster.record, error) } else { error })
 }
 
 /// Opens port 22 of the cluster's own group to who was not there at the launch.
 async fn admit(args: &ClusterAdmitArgs) -> Result<()> {
     let Cluster { aws, record, .. } = open(&args.cluster).await?;
     let name = &record.name;
-    let group = match (record.way, &record.args.security_group, &record.group) {
-        (Way::SessionManager, ..) => {
-            return Err(Error::new(Class::Usage, format!("cluster {name} is reached through Session Manager"))
-                .hint("who may connect is said by IAM; no port is open"));
-        }
-        (_, None, Some(group)) => group,
-        (_, theirs, group) => {
-            let group = theirs.as_ref().or(group.as_ref()).map_or("none", String::as_str);
-            return Err(Error::new(Class::Usage, format!("cluster {name} has no security group of its own"))
-                .hint(format!("its nodes are in {group}: let whoever looks after it open port 22")));
-        }
+    if record.way == Way::SessionManager {
+        return Err(Error::new(Class::Usage, format!("cluster {name} is reached through Session Manager"))
+            .hint("who may connect is said by IAM; no port is open"));
+    }
+    let Some(group) = record.own_group() else {
+        let theirs = record.args.security_group.as_deref().unwrap_or("none");
+        return Err(Error::new(Class::Usage, format!("cluster {name} has no security group of its own"))
+            .hint(format!("its nodes are in {theirs}: let whoever looks after it open port 22")));
     };
     if record.way == Way::Private && args.ssh_cidr.is_empty() {
         return Err(Error::new(Class::Usage, format!("cluster {name} is reached by private addresses"))
