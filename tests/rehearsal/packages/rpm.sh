@@ -102,5 +102,14 @@ tree() { # HOST/PATH WORD...
       *) cp "/srv/pool/ours/$word" "$folder" ;;
     esac
   done
-  createrepo_c --quiet "$folder"
+  comps "$folder" >/srv/comps.xml
+  createrepo_c --quiet --groupfile /srv/comps.xml "$folder"
+}
+
+# The group that the guide's readers know, of all that is in the folder. No plan installs it: each names its packages.
+comps() { # FOLDER
+  printf '<comps><group><id>development</id><name>Development Tools</name><default>false</default>\n'
+  printf '<uservisible>true</uservisible><packagelist>\n'
+  find "$1" -name '*.rpm' -exec rpm --query --nosignature --queryformat '<packagereq type="mandatory">%{NAME}</packagereq>\n' --package {} +
+  printf '</packagelist></group></comps>\n'
 }
