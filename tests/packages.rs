@@ -256,6 +256,16 @@ fn check_boot_hook(machine: &Machine, plan: &Plan, expected: bool) {
         // Made and removed by the real systemctl.
         let link = "/etc/systemd/system/multi-user.target.wants/efa-gen-install.service";
         assert_eq!(machine.path(link).is_symlink(), expected, "{link}");
+    } else if expected {
+        // As the user-data does; how systemd starts it is shown by guests.
+        let started = machine.boot(&["/bin/bash", "/var/lib/efa-gen/install.sh", "--start"]);
+        assert_eq!(started.code, 0, "{}", started.said);
+        let argv = plan.boot_hook.start.iter().find_map(|action| match action {
+            Action::Run(run) => Some(run.argv.iter().map(ToString::to_string).collect::<Argv>()),
+            _ => None,
+        });
+        let asked = machine.commands().into_iter().any(|(_, called)| Some(called) == argv);
+        assert!(asked, "not called: {argv:?}");
     }
 }
 

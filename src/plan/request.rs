@@ -252,7 +252,7 @@ pub fn parse_mirror(text: &str) -> Result<String> {
         return Ok(text.trim_end_matches('/').to_owned());
     }
     Err(Error::new(Class::Usage, format!("`{}` is not the address of a mirror", text.escape_debug()))
-        .hint("for example http://mirror.example:8080/efa, below which lies github.com/NVIDIA/nccl.git"))
+        .hint("for example http://mirror.example:8080/efa, below which lies github.com/NVIDIA/nccl.git, a `git clone --mirror`"))
 }
 
 /// Where a mirror has an artifact: in a folder named after its host.

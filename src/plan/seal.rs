@@ -1,11 +1,12 @@
 //! Owns what is checked and cleared before a machine becomes an image. Knows nothing of stacks.
 
-use super::action::{Action, Check, Run};
+use super::action::{Action, Check};
+use super::parts::package_run;
 use super::{LOG_DIR, STATE_DIR, Stage, Step, Then, When};
 use crate::catalog::distribution::Distribution;
 
 /// Credentials and traces that must not be in an image, as globs.
-const SECRETS: [&str; 8] = [
+const SECRETS: [&str; 10] = [
     "/root/.ssh/authorized_keys",
     "/home/*/.ssh/authorized_keys",
     "/root/.ssh/id_*",
@@ -15,6 +16,9 @@ const SECRETS: [&str; 8] = [
     "/home/*/.aws",
     // The SSM agent's registration.
     "/var/lib/amazon/ssm",
+    // The key with which DKMS signs modules, in DKMS's own place and in Ubuntu's; DKMS makes another when it needs one.
+    "/var/lib/dkms/mok.*",
+    "/var/lib/shim-signed/mok/MOK.*",
 ];
 
 const HISTORIES: [&str; 8] = [
@@ -45,7 +49,7 @@ pub(super) fn stage(distribution: &Distribution) -> Stage {
             "packages",
             "Remove downloaded packages and build trees",
             vec![
-                Run::new(&distribution.packages.clean).into(),
+                package_run(&distribution.packages.clean).into(),
                 Action::Remove { paths: vec![format!("{STATE_DIR}/src")] },
             ],
         ),

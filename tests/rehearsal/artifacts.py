@@ -16,6 +16,8 @@ import tempfile
 
 HERE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "artifacts")
 VERSIONS = {"efa": "1.50.0", "driver": "580.159.04", "cuda": "13.0.2", "nccl": "2.30.4", "plugin": "1.17.3", "tests": "2.18.3"}
+REDIST = "compute/cuda/redist/fabricmanager/linux-x86_64"
+FABRIC_MANAGER = f"fabricmanager-linux-x86_64-{VERSIONS['driver']}-archive"
 
 STACK = """# Stand-in artifacts of the rehearsal, in the form of src/catalog/pins.toml.
 [[efa]]
@@ -26,6 +28,7 @@ signer = {{ fingerprint = "{fingerprint}", key = "https://efa-installer.amazonaw
 [[driver]]
 version = "{driver}"
 download = {{ url = "{driver_url}", sha256 = "{driver_sha256}", published = "the rehearsal" }}
+fabric_manager = {{ url = "{fabric_url}", sha256 = "{fabric_sha256}", published = "the rehearsal" }}
 
 [[cuda]]
 version = "{cuda}"
@@ -76,6 +79,7 @@ def main(folder):
     for name, (host, path, make) in {
         "efa": ("efa-installer.amazonaws.com", f"aws-efa-installer-{VERSIONS['efa']}.tar.gz", efa_tarball),
         "driver": ("us.download.nvidia.com", f"tesla/{VERSIONS['driver']}/NVIDIA-Linux-x86_64-{VERSIONS['driver']}.run", driver),
+        "fabric": ("developer.download.nvidia.com", f"{REDIST}/{FABRIC_MANAGER}.tar.xz", fabric_manager),
         "cuda": ("developer.download.nvidia.com", f"compute/cuda/{VERSIONS['cuda']}/local_installers/cuda_{VERSIONS['cuda']}_linux.run", cuda),
     }.items():
         file = os.path.join(mirror, host, path)
@@ -134,6 +138,24 @@ PADDING = "\n: <<'PADDING'\n" + "stand-in " * 40000 + "\nPADDING\n"
 def driver(file):
     program = filled("nvidia-smi").rstrip("\n")
     write(file, filled("driver.run").replace("@NVIDIA_SMI@", program) + "exit 0" + PADDING)
+
+
+def fabric_manager(file):
+    """NVIDIA's archive: one folder of its own name, and in it what its own installer copies."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path, text in {
+            "bin/nv-fabricmanager": f"#!/bin/sh\necho 'Fabric Manager version is : {VERSIONS['driver']}'\n",
+            "lib/libnvfm.so.1": "stand-in\n",
+            "share/nvidia/nvswitch/dgxa100_hgxa100_topology": "stand-in\n",
+            "etc/fabricmanager.cfg": "LOG_LEVEL=4\n",
+            "systemd/nvidia-fabricmanager.service":
+                "[Service]\nType=forking\nExecStart=/usr/bin/nv-fabricmanager -c /usr/share/nvidia/nvswitch/fabricmanager.cfg\n"
+                "[Install]\nWantedBy=multi-user.target\n",
+        }.items():
+            path = os.path.join(folder, FABRIC_MANAGER, path)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            write(path, text, 0o755 if "/bin/" in path else 0o644)
+        subprocess.run(["tar", "--create", "--xz", "--file", file, "--directory", folder, FABRIC_MANAGER], check=True)
 
 
 def cuda(file):

@@ -99,7 +99,8 @@ fn cut_until_complete(guest: &Guest, random: &mut Random, hits: &mut Vec<String>
 /// A stage, and a boundary in it: "before STAGE.STEP" or "after STAGE.STEP".
 type Boundary = (String, String);
 
-/// Every boundary of the rendered script's steps.
+/// Every boundary of the rendered script's steps, but the seal's: it ends the logins by which this looks, so a build that is
+/// killed in it and resumed shows it (build_cuts.rs).
 fn boundaries() -> Vec<Boundary> {
     let script = std::fs::read_to_string(rendered("script", &[]).join("install.sh")).expect("the script");
     let steps = script.lines().filter_map(|line| line.strip_prefix("  step ")?.split(' ').next());

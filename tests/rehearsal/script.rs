@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::image::{image_before, run_stage};
 use crate::machine::{Guest, SCRIPT, assert_same, base_image, rendered};
 
 /// What every other way to the end must lead to: the listing after one undisturbed run.
@@ -85,4 +86,35 @@ fn a_machine_of_another_distribution_is_refused_before_anything_is_done() {
         .failed(9, &["FAILED in stage prepare, step: Check that this is Debian 12"]);
     assert!(said.contains("this machine is debian 11 x86_64, not debian 12 x86_64"), "{said}");
     guest.root("test ! -e /var/lib/efa-gen/done/prepare.machine && test ! -e /var/lib/efa-gen/complete").good();
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn without_a_gpu_from_nothing_to_a_sealed_machine() {
+    let guest = Guest::launch(&base_image(), "");
+    guest.give_script(&rendered("no-gpu", &["--no-gpu"]));
+    guest.root(&format!("bash {SCRIPT} --start")).good();
+    guest.wait_until_complete(600);
+    let log = guest.root("cat /var/log/efa-gen/install.log").good();
+    assert!(log.contains("[6/7] Check what was installed") && !log.to_lowercase().contains("nccl"), "{log}");
+    guest.root("test -x /opt/amazon/efa/bin/fi_info && test -x /opt/amazon/openmpi/bin/mpirun").good();
+    guest.root("ls -d /usr/local/cuda* /opt/nccl* /opt/aws-ofi-nccl /usr/bin/nvidia-smi").failed(2, &[]);
+    run_again(&guest);
+    // The seal ends the logins; what it has removed is told on the connection that asked for it.
+    guest.root(&format!("bash {SCRIPT} --stage seal && test ! -s /etc/machine-id && ! ls /etc/ssh/ssh_host_*")).good();
+}
+
+/// The default plan has no step for it. Another plan takes over a machine on which all before that stage is done.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn a_type_with_an_nvswitch_gets_the_fabric_manager() {
+    let guest = Guest::launch(&image_before("driver"), "");
+    guest.give_script(&rendered("nvswitch", &["--instance-type", "p4d.24xlarge"]));
+    guest.root(&format!("bash {SCRIPT} --stage driver")).failed(9, &["this machine was begun with another plan"]);
+    guest.root(&format!("sed -n 's/^readonly PLAN=//p' {SCRIPT} >/var/lib/efa-gen/plan")).good();
+    run_stage(&guest, "driver");
+    let enabled = guest.root("nv-fabricmanager --version; systemctl is-enabled nvidia-fabricmanager").good();
+    assert_eq!(enabled, "Fabric Manager version is : 580.159.04\nenabled\n");
+    guest.root("cd /usr/share/nvidia/nvswitch && test -s fabricmanager.cfg && test -s dgxa100_hgxa100_topology").good();
+    guest.root("test -s /usr/lib/libnvfm.so.1 && ! ls /var/lib/efa-gen/src/fabric*").good();
 }

@@ -2,8 +2,13 @@
 
 use std::fs;
 
-use crate::machine::{Guest, assert_same, base_image, rendered, wait_for};
+use crate::machine::{Guest, assert_same, base_image, rendered, steer, wait_for};
 use crate::script;
+
+/// Waits for words on the console of a machine.
+fn says(guest: &Guest, words: &str) {
+    wait_for(words, 300, || guest.console().contains(words).then_some(()));
+}
 
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
@@ -49,4 +54,22 @@ fn the_metadata_service_answers_nobody_without_a_token() {
         "T=$(curl -sf -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token)";
     let read = "curl -sf -H \"X-aws-ec2-metadata-token: $T\" http://169.254.169.254/latest/user-data";
     assert_eq!(guest.root(&format!("{token}; {read}")).good(), "#cloud-config\n# a secret\n");
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn a_failure_is_told_on_the_console_and_the_next_boot_goes_on() {
+    let user_data = fs::read_to_string(rendered("script", &[]).join("user-data.yaml")).expect("it is rendered");
+    let guest = Guest::start(&base_image(), &user_data);
+    let at = format!("address={}", guest.address);
+    steer("cut-off", &[&at, "server=10.78.0.2"]);
+    says(&guest, "FAILED in stage prepare, step: Install the tools that this script calls");
+    says(&guest, "hint: see whether the package sources answer from this machine");
+    let console = guest.console();
+    assert!(console.contains("Temporary failure resolving") && !console.contains("EFA-GEN COMPLETE"), "{console}");
+    steer("reconnect", &[&at, "server=10.78.0.2"]);
+    guest.trust();
+    guest.cut_power();
+    guest.power_on();
+    says(&guest, "[2/10] ");
 }

@@ -21,6 +21,9 @@ state=/var/lib/efa-gen log=/var/log/efa-gen
 [ $# -ge 3 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ "$(id -u)" -eq 0 ] || { echo "run.sh: this needs root: it installs below /opt" >&2; exit 9; }
 [ ! -e "$state" ] || { echo "run.sh: $state is there already: this needs a machine to throw away" >&2; exit 9; }
+for program in autoconf automake git libtoolize mpicc mpirun nvidia-smi python3; do
+  command -v "$program" >/dev/null || { echo "run.sh: no $program on this machine" >&2; exit 9; }
+done
 mirror=$(realpath "$1")
 mkdir -p "$2"
 out=$(realpath "$2")

@@ -89,7 +89,7 @@ impl Install<'_> {
                 }
             }
         }
-        if reboots { self.new_boot().await } else { Ok(()) }
+        if reboots { self.new_boot(stage).await } else { Ok(()) }
     }
 
     /// Waits until a login succeeds, and looks meanwhile whether the machine is still there.
@@ -114,7 +114,7 @@ impl Install<'_> {
     }
 
     /// Waits until the machine runs on a boot that is not the one that was asked to end.
-    async fn new_boot(&self) -> Result<()> {
+    async fn new_boot(&self, stage: &Stage) -> Result<()> {
         let end = tokio::time::Instant::now() + UP;
         let mut look = tokio::time::Instant::now() + BETWEEN_LOOKS;
         let line = format!("sudo /bin/bash {STATE_DIR}/install.sh --after-reboot");
@@ -124,9 +124,12 @@ impl Install<'_> {
             match self.guest.run(&line, None, |line| last.push(line.to_owned())).await? {
                 Ended::Status(0) => return Ok(()),
                 Ended::Status(CHECK) => {
-                    return Err(Error::new(Class::Check, "the machine did not reboot")
-                        .because(last.join("\n"))
-                        .hint("its console, in the run's folder, says what kept it"));
+                    return Err(Error::new(
+                        Class::Check,
+                        format!("the machine did not reboot after stage {}", stage.id),
+                    )
+                    .because(last.join("\n"))
+                    .hint("its console, in the run's folder, says what kept it"));
                 }
                 _ => tokio::time::sleep(Duration::from_secs(1)).await,
             }
@@ -136,7 +139,11 @@ impl Install<'_> {
                 look = now + BETWEEN_LOOKS;
             }
             if now > end {
-                let message = format!("the machine did not come back within {} min", UP.as_secs() / 60);
+                let message = format!(
+                    "the machine did not come back from the reboot after stage {} within {} min",
+                    stage.id,
+                    UP.as_secs() / 60
+                );
                 return Err(Error::new(Class::Io, message)
                     .hint("its console says how far it came; it is kept in the run's folder"));
             }
