@@ -41,18 +41,49 @@ fn cuts(calls: &[Value]) -> Vec<Cut> {
     sides.zip(places).collect()
 }
 
-/// Kills a build there; one sweep then leaves nothing of it. A build that had ended by then, or whose image is published,
-/// has nothing to be swept, so its image is removed as an image is.
-fn cut_and_swept(account: &Account, (option, at): &Cut) {
-    account.ready_image();
-    let before = account.things();
+/// The other side of every call with --full; else three of them, for each kind of call is resumed from in a test of its own.
+fn cuts_to_resume(calls: &[Value]) -> Vec<Cut> {
+    let part = if full() { 1 } else { calls.len() / 4 };
+    let places = (1..=calls.len()).step_by(part).skip(usize::from(!full()));
+    let sides = ["--kill-after", "--kill-before"].into_iter().cycle();
+    sides.zip(places.map(|number| number.to_string())).collect()
+}
+
+/// Makes each of the cuts of an undisturbed build, on three accounts at once.
+fn each_cut(cuts: fn(&[Value]) -> Vec<Cut>, cut: fn(&Account, &Cut)) {
+    let first = Account::new();
+    let cuts = Mutex::new(cuts(&undisturbed(&first)).into_iter());
+    let next = || cuts.lock().ok()?.next();
+    let accounts = [first, Account::new(), Account::new()];
+    std::thread::scope(|scope| {
+        for account in &accounts {
+            scope.spawn(|| {
+                while let Some(place) = next() {
+                    cut(account, &place);
+                }
+            });
+        }
+    });
+}
+
+/// Kills a build there; the run that began by then, if any.
+fn killed(account: &Account, (option, at): &Cut) -> Option<String> {
     let known = account.runs();
     let killed = ran(&mut account.short_build(&[option, at], &["--name", "cut"]));
     eprintln!("{} {option} {at}: exit code {}", account.region, killed.code);
     // One that has less to wait for makes fewer calls, but no kind less.
     let there = at.parse::<usize>().is_err();
     assert!(killed.code == 137 || !there && killed.code == 0, "{option} {at}: {}", killed.text);
-    let Some(run) = account.runs().into_iter().find(|run| !known.contains(run)) else {
+    account.runs().into_iter().find(|run| !known.contains(run))
+}
+
+/// Kills a build there; one sweep then leaves nothing of it. A build that had ended by then, or whose image is published,
+/// has nothing to be swept, so its image is removed as an image is.
+fn cut_and_swept(account: &Account, cut: &Cut) {
+    let (option, at) = cut;
+    account.ready_image();
+    let before = account.things();
+    let Some(run) = killed(account, cut) else {
         // Killed in preflight, before the run had a name: then nothing may be there.
         return assert_same(&before, &account.things());
     };
@@ -68,27 +99,31 @@ fn cut_and_swept(account: &Account, (option, at): &Cut) {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn killed_at_its_calls_a_sweep_removes_everything() {
-    let first = Account::new();
-    let cuts = Mutex::new(cuts(&undisturbed(&first)).into_iter());
-    let next = || cuts.lock().ok()?.next();
-    let accounts = [first, Account::new(), Account::new()];
-    std::thread::scope(|scope| {
-        for account in &accounts {
-            scope.spawn(|| {
-                while let Some(cut) = next() {
-                    cut_and_swept(account, &cut);
-                }
-            });
-        }
-    });
+    each_cut(cuts, cut_and_swept);
 }
 
-/// The account's run made one instance and one image, and nothing else is left of it.
-fn came_to_one_image(account: &Account, before: &[String]) {
-    let run = account.runs().pop().expect("a run");
-    assert_eq!(account.instances_of(&run).len(), 1, "{:?}", account.instances_of(&run));
-    account.published_then_removed(&run, before);
+/// The run made one instance and one image, and nothing else is left of it.
+fn came_to_one_image(account: &Account, run: &str, before: &[String]) {
+    assert_eq!(account.instances_of(run).len(), 1, "{:?}", account.instances_of(run));
+    account.published_then_removed(run, before);
     account.keeps_no_secret();
+}
+
+/// Kills a build there and takes it up again, to its image.
+fn cut_and_resumed(account: &Account, cut: &Cut) {
+    account.ready_image();
+    let before = account.things();
+    let Some(run) = killed(account, cut) else {
+        return assert_same(&before, &account.things());
+    };
+    ran(&mut account.resume(&[], &run)).good();
+    came_to_one_image(account, &run, &before);
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn killed_at_its_calls_it_is_resumed_to_the_image() {
+    each_cut(cuts_to_resume, cut_and_resumed);
 }
 
 /// Every start is killed at the first kind of call that none before it had made, until one comes through.
@@ -115,7 +150,7 @@ fn killed_at_every_new_call_it_is_resumed_to_the_image() {
     eprintln!("{starts} starts, killed at:\n{}", std::fs::read_to_string(&seen).unwrap_or_default());
     said.good();
     assert!(starts > 10, "it was killed {} times", starts - 1);
-    came_to_one_image(&account, &before);
+    came_to_one_image(&account, &account.runs().pop().expect("a run"), &before);
 }
 
 /// A build is killed in each of its stages, from the first to the seal, and goes on each time.
@@ -152,7 +187,7 @@ fn killed_in_every_stage_it_is_resumed_to_the_image() {
         child.wait().expect("it ended");
     }
     assert_eq!(stage, 12, "killed in every stage");
-    came_to_one_image(&account, &before);
+    came_to_one_image(&account, &account.runs().pop().expect("a run"), &before);
 }
 
 /// A copy in another region is as much the run's as the rest.
