@@ -97,8 +97,12 @@ fn a_builder_is_asked_for_as_the_plan_and_the_flags_have_it() {
     assert_eq!(below(&call, "NetworkInterface."), interface);
     assert!(below(&call, "InstanceMarketOptions").is_empty(), "{call:?}");
     let name = format!("efa-gen-{run}");
+    assert!(call["ClientToken"].starts_with(&format!("{run}-subnet-0-")), "{call:?}");
+    assert!(
+        call["ClientToken"].len() + "subnet-0123456789abcdef0".len() - "subnet-0".len() <= 64,
+        "EC2's limit: {call:?}"
+    );
     for (parameter, value) in [
-        ("ClientToken", format!("{run}-builder-subnet-0").as_str()),
         ("ImageId", BASE),
         ("InstanceInitiatedShutdownBehavior", "terminate"),
         ("InstanceType", "c5.4xlarge"),
@@ -343,4 +347,29 @@ fn what_has_gone_is_not_said_to_be_left() {
     );
     let line = interrupted(&stage, "removed instance i-1");
     assert!(line.contains("not seen to go: security group sg-1 (us-east-1): ") && !line.contains("i-1"), "{line}");
+}
+
+/// The bytes of the installer are looked at before anything is made: whose signature, and the digest that the guest checks.
+#[test]
+fn nothing_is_made_with_an_installer_that_is_not_the_publishers() {
+    let flipped = |text: &str, key: &str| {
+        let at = text.find(key).expect("it is there") + key.len();
+        let other = if text[at..].starts_with('0') { "1" } else { "0" };
+        format!("{}{other}{}", &text[..at], &text[at + 1..])
+    };
+    for (key, words) in [
+        ("fingerprint = \"", ["wrong key", "not the pinned"]),
+        ("sha256 = \"", ["sum differs, signature good", "it is not the expected one"]),
+    ] {
+        let stage = Stage::good();
+        stage.account.0.lock().expect("the account").clear();
+        let stack = stage.folder.path().join("stack.toml");
+        let text = std::fs::read_to_string(&stack).expect("the stack file");
+        std::fs::write(&stack, flipped(&text, key)).expect("a file");
+        assert_ran(&stage.build(&[]), 3, &words);
+        for action in ["ImportKeyPair", "CreateSecurityGroup", "RunInstances"] {
+            let real = |call: &Params| call.get("DryRun").is_none_or(|dry| dry != "true");
+            assert!(!stage.stub.calls(action).iter().any(real), "{key}: {action}");
+        }
+    }
 }

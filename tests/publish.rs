@@ -135,7 +135,8 @@ fn an_image_that_is_there_is_built_again_by_force_alone() {
         let real = |call: &Params| call.get("DryRun").is_none_or(|dry| dry != "true");
         stage.stub.calls("RunInstances").into_iter().filter(real).count()
     };
-    let ran = stage.build(&[]);
+    assert_ran(&stage.build(&[]), 4, &["ami-00000001 is there already, and it is not encrypted", "--force"]);
+    let ran = stage.build(&["--no-encrypt"]);
     assert_ran(&ran, 0, &[]);
     assert!(ran.stdout.contains("ami-00000001 is there already") && ran.stdout.contains("--force"), "{}", ran.stdout);
     assert_eq!(launched(), 0);

@@ -5,11 +5,13 @@
 mod support;
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 use support::account::Account;
-use support::aws::Params;
-use support::builds::{Stage, assert_ran, machines};
+use support::aws::{Params, refuse};
+use support::builds::{Stage, assert_ran, machines, odd_machines};
 use support::{command, stderr, stdout};
 
 fn empty(account: &Account) {
@@ -161,6 +163,45 @@ fn a_builder_that_has_ended_is_an_error() {
     end(&stage, "i-1");
     assert_ran(&stage.run(&["build", "--resume", &run]), 10, &["builder i-1 is terminated", "build again"]);
     assert_eq!(tokens(&stage).len(), 1);
+}
+
+/// At once it may have launched all the same, so it is asked for with the same token; an hour later it can't have.
+#[test]
+fn a_launch_that_was_refused_is_begun_anew_when_it_is_old() {
+    let room = Arc::new(AtomicBool::new(false));
+    let has_room = Arc::clone(&room);
+    let stage = odd_machines(
+        || unreachable!("nothing was launched with that token"),
+        move |action, params| {
+            let dry = params.get("DryRun").is_some_and(|dry| dry == "true");
+            let full = action == "RunInstances" && !dry && !has_room.load(Ordering::Relaxed);
+            full.then(|| refuse("InsufficientInstanceCapacity", "There is no room."))
+        },
+    );
+    empty(&stage.account);
+    assert_ran(&stage.build(&["--on-error", "keep"]), 10, &["no zone of", "everything is kept"]);
+    let runs = stage.folder.path().join(".local/state/efa-gen/runs");
+    let run = fs::read_dir(&runs).expect("the runs").next().expect("one").expect("it can be read").file_name();
+    let run = run.to_str().expect("a name").to_owned();
+    let first = tokens(&stage);
+    let resume = || stage.run(&["build", "--resume", &run]);
+    assert_ran(&resume(), 10, &["no zone of"]);
+    let mut again = tokens(&stage).split_off(first.len());
+    assert_eq!(again.first(), first.last(), "the zone that was asked last may have launched");
+    again.sort();
+    assert_eq!(again, first, "and the others may have room by now");
+
+    let path = runs.join(&run).join("run.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&path).expect("the record")).expect("JSON");
+    let old = record["tried"]["deadline"].as_i64().expect("a time") - 3600;
+    record["tried"]["deadline"] = old.into();
+    fs::write(&path, record.to_string()).expect("a file");
+    room.store(true, Ordering::Relaxed);
+    assert_ran(&resume(), 10, &["made instance i-1", "everything is kept"]);
+    let until: jiff::Timestamp = stage.account.tags("i-1")["efa-gen:until"].parse().expect("a time");
+    assert!(until.as_second() >= old + 3600, "its whole time is before it: {until}");
+    let (zone, _) = first[0].rsplit_once('-').expect("a token");
+    assert!(tokens(&stage).last().expect("a token").starts_with(zone), "the first zone is asked first");
 }
 
 #[test]

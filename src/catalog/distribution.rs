@@ -83,6 +83,10 @@ pub struct Ami {
     /// Whether sudo asks for a terminal.
     #[serde(default)]
     pub sudo_needs_tty: bool,
+    /// Whether the publisher's image has the SSM agent (AWS Systems Manager User Guide, "Find AMIs with the SSM Agent
+    /// preinstalled").
+    #[serde(default)]
+    pub ssm_agent: bool,
 }
 
 /// What the distribution's cloud-init can do.

@@ -285,3 +285,26 @@ fn an_image_that_fails_its_gate_is_tagged_and_shared_with_nobody() {
     account.remove_image(&text(&images[0]["ImageId"]), &[]).good();
     assert_same(&before, &account.things());
 }
+
+/// Of two builds side by side one fails: its machine is another distribution's. The other is not disturbed.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn two_side_by_side_end_each_for_itself() {
+    let account = Account::new();
+    let before = account.things();
+    let said = ran(&mut account.build(&[], &["--distro", "ubuntu24"])).failed(
+        6,
+        &[
+            "[debian12] run ",
+            "[ubuntu24] run ",
+            "this machine is debian 12 x86_64, not ubuntu 24.04 x86_64",
+            "not every image was built",
+        ],
+    );
+    let row = |name: &str| said.lines().find(|line| line.starts_with(name)).map(str::to_owned).unwrap_or_default();
+    assert!(row("debian12 ").contains("built") && row("debian12 ").contains("ami-"), "{said}");
+    assert!(row("ubuntu24 ").contains("failed") && !row("ubuntu24 ").contains("ami-"), "{said}");
+    let built: Vec<String> = account.runs().into_iter().filter(|run| !account.images_of(run).is_empty()).collect();
+    assert_eq!((account.runs().len(), built.len()), (2, 1));
+    account.published_then_removed(&built[0], &before);
+}

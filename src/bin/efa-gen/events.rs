@@ -28,6 +28,8 @@ pub enum Event {
     Output { line: String },
     /// What its user should know.
     Note { text: String },
+    /// What a preflight found wrong; the hint may be empty.
+    Problem { what: String, hint: String },
 }
 
 impl Event {
@@ -40,6 +42,8 @@ impl Event {
             Event::Removed { kind, id } => format!("  removed {kind} {id}"),
             Event::Output { line } => format!("  | {line}"),
             Event::Note { text } => format!("note: {text}"),
+            Event::Problem { what, hint } if hint.is_empty() => format!("problem: {what}"),
+            Event::Problem { what, hint } => format!("problem: {what}\n   hint: {hint}"),
         }
     }
 }
@@ -129,7 +133,9 @@ impl Talk {
             return report::say(&format!("{prefix}{text}"));
         }
         match event {
-            Event::Note { .. } | Event::Began { .. } => bar.suspend(|| report::say(&format!("[{name}] {text}"))),
+            Event::Note { .. } | Event::Began { .. } | Event::Problem { .. } => {
+                bar.suspend(|| report::say(&format!("[{name}] {text}")));
+            }
             _ => bar.set_message(text.trim_start().to_owned()),
         }
     }

@@ -2,6 +2,7 @@
 //! quotas. It only reads. Knows nothing of images, builds or clusters.
 
 use efa_gen::catalog::Catalog;
+use efa_gen::catalog::distribution::Distribution;
 use efa_gen::error::Class;
 use serde::Serialize;
 
@@ -237,6 +238,19 @@ impl<'a> Look<'a> {
     }
 
     /// Only the limit: what is in use, EC2 tells no one before RunInstances.
+    /// Session Manager reaches what has the SSM agent. `publishers`: it is the publisher's own image.
+    pub fn check_agent(&mut self, reach: &ReachArgs, distribution: &Distribution, image: &str, publishers: bool) {
+        if !reach.session_manager || distribution.ami.ssm_agent {
+            return;
+        }
+        let what = format!("{}'s own AMIs have no SSM agent, which --session-manager needs", distribution.name);
+        if publishers {
+            self.add(Problem::new(what, "start from an AMI of yours that has it, or connect by --private"));
+        } else {
+            self.notes.push(format!("{what}: {image} must have it"));
+        }
+    }
+
     async fn check_quota(&mut self, machine: &Machine, wish: &Wish<'_>) {
         let Machine { kind, info, .. } = machine;
         let family: String = kind.chars().take_while(char::is_ascii_alphabetic).collect();

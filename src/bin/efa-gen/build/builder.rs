@@ -7,13 +7,14 @@ use efa_gen::error::{Class, Error, Result};
 use efa_gen::render::builder as guest;
 
 use super::Build;
-use super::make::{Maker, name, settled};
+use super::make::{Maker, launched, name, settled};
 use super::preflight::{self, Ready};
 use super::run::Tried;
 use super::tags;
 use crate::cli::cloud::HostKey;
 use crate::ec2::Aws;
 use crate::ec2::model::{Instance, Kind, Launch, Tags};
+use crate::events::Event;
 use crate::files;
 use crate::ssh::{self, Guest};
 
@@ -22,6 +23,9 @@ const BOOTS: Duration = Duration::from_secs(15 * 60);
 
 /// GetConsoleOutput has no waiter, and no instance has two of these loops.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
+
+/// Seconds after which EC2 surely lists what it has launched (AWS EC2 API Reference, "Eventual consistency": minutes).
+const LISTED: i64 = 10 * 60;
 
 /// What a build's instance is for, as its tag says.
 const ROLE: &str = "builder";
@@ -100,21 +104,24 @@ impl Build<'_> {
         self.ready.builder.subnets.first().map(|subnet| subnet.vpc.clone()).unwrap_or_default()
     }
 
-    /// Launches in the first zone that has room. The token is the run's and the zone's: asked twice, EC2 answers with the
-    /// instance that is there.
+    /// Launches in the first zone that has room. The token is the run's, the zone's and the deadline's: asked twice, EC2
+    /// answers with the instance that is there.
     async fn launch(&mut self, key: &str, group: &str) -> Result<Instance> {
         let run = self.folder.run.as_str();
         let mut tags = run_tags(self.ready, run);
         tags.insert(tags::ROLE.into(), ROLE.into());
         let machine = self.ready.builder.clone();
         let mut full = Vec::new();
-        let tried = self.record.tried.as_ref();
-        let first = tried.and_then(|tried| machine.subnets.iter().position(|subnet| subnet.id == tried.subnet));
+        // An older try made nothing, or its machine would be listed: all begins anew.
+        let since = self.deadline() - LISTED;
+        let tried = self.record.tried.take().filter(|tried| tried.deadline > since);
+        let first = tried.as_ref().and_then(|tried| machine.subnets.iter().position(|one| one.id == tried.subnet));
         let deadline = tried.map_or_else(|| self.deadline(), |tried| tried.deadline);
         let user_data = self.user_data(deadline)?;
         let until = jiff::Timestamp::from_second(deadline).map(|time| time.to_string()).unwrap_or_default();
         tags.insert(tags::UNTIL.into(), until);
-        for subnet in machine.subnets.iter().skip(first.unwrap_or(0)) {
+        // The one that was tried last first, for it may have launched; the others may have room by now.
+        for subnet in machine.subnets.iter().cycle().skip(first.unwrap_or(0)).take(machine.subnets.len()) {
             self.record.tried = Some(Tried { subnet: subnet.id.clone(), deadline });
             self.folder.keep(self.record)?;
             self.talk.step(format!("Launch a {} in {}", machine.kind, subnet.zone));
@@ -122,14 +129,15 @@ impl Build<'_> {
                 key: key.to_owned(),
                 group: group.to_owned(),
                 user_data: user_data.clone().into_bytes(),
-                token: format!("{run}-{ROLE}-{}", subnet.id),
+                token: format!("{run}-{}-{deadline}", subnet.id),
                 tags: tags.clone(),
                 ..preflight::launch(self.args, self.plan, self.ready, &machine, subnet)
             };
-            match settled(async || self.aws.launch(&launch, false).await).await {
-                Ok(launched) => {
+            match settled(async || launched(self.aws, self.folder, &launch, &self.asking).await).await {
+                Ok((launched, written)) => {
                     let instance = launched.into_iter().next().unwrap_or_default();
-                    self.maker().made(Kind::Instance, &instance.id)?;
+                    written?;
+                    self.talk.emit(&Event::Made { kind: Kind::Instance.name(), id: instance.id.clone() });
                     return Ok(instance);
                 }
                 Err(error) if error.is_capacity() => {

@@ -8,7 +8,7 @@ use efa_gen::nccl::Outcome;
 use tokio::sync::watch;
 
 use super::run::{UNTESTED, new_id};
-use super::{Build, ENDS, problem, tags};
+use super::{Build, ENDS, problem, publish, tags};
 use crate::cli::cluster::LaunchArgs;
 use crate::cli::validate::ValidateArgs;
 use crate::cluster::launch::Run;
@@ -57,8 +57,7 @@ impl Build<'_> {
         };
         let tags =
             Tags::from([(tags::VERDICT.to_owned(), word.to_owned()), (tags::STATE.to_owned(), state.to_owned())]);
-        let on: Vec<String> = image.snapshots.iter().chain([&image.id]).cloned().collect();
-        self.aws.tag(&on, &tags).await?;
+        publish::tag_and_see(self.aws, image, &tags).await?;
         verdict.map_err(|error| refused(image).because(error))
     }
 
@@ -78,7 +77,7 @@ impl Build<'_> {
     async fn tested_as(&self, name: &str, image: &Image, kind: &str) -> Result<()> {
         let args = self.cluster_args(image, kind);
         let preflight = Preflight::new(self.aws, self.catalog, None, &args, name).run().await;
-        let ready = preflight.map_err(|problems| problem::refuse(&problems))?;
+        let ready = preflight.map_err(|problems| problem::refuse(self.talk, &problems))?;
         ready.notes.iter().for_each(|note| self.talk.note(note.clone()));
         let mut record = Record::new(&args, &ready, &self.folder.run, self.deadline());
         let mut run = Run {
@@ -90,7 +89,7 @@ impl Build<'_> {
             plan: None,
             call: new_id(),
             key: String::new(),
-            asking: Arc::default(),
+            asking: Arc::clone(&self.asking),
         };
         let launched = run.run().await?;
         // One machine may be a bad one, a clock may be wrong: the test's verdict alone is the image's.

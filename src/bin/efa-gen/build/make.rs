@@ -1,14 +1,16 @@
 //! Owns what every run makes for its machines, a build's or a cluster's: the login key, the security group; and the ledger of
 //! whatever it makes. What is there already is found again. Knows nothing of the machines.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use efa_gen::error::Result;
+use tokio::sync::Mutex;
 
 use super::run::Folder;
 use super::tags;
 use crate::ec2::Aws;
-use crate::ec2::model::{Kind, Tags, Thing};
+use crate::ec2::model::{Instance, Kind, Launch, Tags, Thing};
 use crate::ec2::refusal::ApiError;
 use crate::events::{Event, Talk};
 use crate::{files, ssh};
@@ -29,6 +31,26 @@ pub async fn settled<T>(
             other => return other,
         }
     }
+}
+
+/// One RunInstances, which goes on when this is dropped: whoever cleans up waits for `asking`, and then finds in the ledger
+/// what was launched. With the machines, whether the ledger has them.
+pub async fn launched(
+    aws: &Aws,
+    folder: &Folder,
+    launch: &Launch,
+    asking: &Arc<Mutex<()>>,
+) -> std::result::Result<(Vec<Instance>, Result<()>), ApiError> {
+    let (aws, folder, launch) = (aws.clone(), folder.clone(), launch.clone());
+    let under_way = Arc::clone(asking).lock_owned().await;
+    let call = tokio::spawn(async move {
+        let _under_way = under_way;
+        let launched = aws.launch(&launch, false).await?;
+        let written =
+            launched.iter().try_for_each(|one| folder.made(&thing(&aws, Kind::Instance, &one.id, &folder.run)));
+        Ok((launched, written))
+    });
+    call.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// The name of a run's key pair, group and instance.

@@ -17,11 +17,13 @@ pub mod run;
 pub mod sweep;
 pub mod tags;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use efa_gen::catalog::Catalog;
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::plan::{Plan, When};
+use tokio::sync::Mutex;
 
 use self::install::Install;
 use self::preflight::Ready;
@@ -48,6 +50,8 @@ pub struct Build<'a> {
     pub talk: &'a Talk,
     /// Whether the run began in another process.
     pub resumed: bool,
+    /// Held while EC2 launches a machine; see [`make::launched`].
+    pub asking: Arc<Mutex<()>>,
 }
 
 /// What a build came to.
@@ -179,7 +183,8 @@ impl Build<'_> {
             },
             async {
                 self.gate(image).await?;
-                publish::publish(aws, image, &self.args.publish, &self.folder.run, self.talk).await
+                let run = (self.folder.run.as_str(), Some(self.folder));
+                publish::publish(aws, image, &self.args.publish, run, self.talk).await
             },
         );
         let copies = published?;

@@ -17,6 +17,7 @@ use super::{gate, publish, tags};
 use crate::cli::cloud::{BuildArgs, Driver, HostKey};
 use crate::ec2::Aws;
 use crate::ec2::model::{Identity, Image, Launch, Subnet, Tags};
+use crate::ec2::refusal::ApiError;
 use crate::place::{self, Look, Machine, Wish};
 
 /// Everything that the build needs to know of the account; every choice is made here.
@@ -102,6 +103,7 @@ impl<'a> Preflight<'a> {
         if let Some(gate) = &gate {
             self.check_gate(gate);
         }
+        self.look.check_agent(&args.reach, self.distribution, &base.id, args.builder.source_ami.is_none());
         let root_gib = self.root_gib(&base);
         let name = self.args.publish.name.clone().unwrap_or_else(|| self.default_name(&base));
         let existing = self.existing(&base, &name).await;
@@ -264,14 +266,21 @@ impl<'a> Preflight<'a> {
                     let what = format!("{} is there already, and no gate has tested it", image.id);
                     self.look.add(Problem::new(what, "--force builds and tests another one"));
                 }
+                // The other way round says nothing: the account may encrypt whatever is asked for.
+                if !image.encrypted && !self.args.builder.no_encrypt {
+                    let what = format!("{} is there already, and it is not encrypted", image.id);
+                    self.look.add(Problem::new(what, "--force builds another one"));
+                }
                 Some(image)
             }
             Some(image) => {
                 let run = image.tags.get(tags::RUN);
-                let refused = image.tags.get(tags::STATE).is_some_and(|state| state == tags::REFUSED);
+                let state = image.tags.get(tags::STATE).map(String::as_str);
                 let hint = match run {
-                    _ if refused => format!("it did not pass its gate: efa-gen image rm {}, or --force", image.id),
-                    Some(run) if !self.args.force => format!(
+                    _ if state == Some(tags::REFUSED) => {
+                        format!("it did not pass its gate: efa-gen image rm {}, or --force", image.id)
+                    }
+                    Some(run) if state != Some(tags::PUBLISHED) && !self.args.force => format!(
                         "another run left it unfinished: efa-gen build --resume {run}, or efa-gen sweep --run {run}"
                     ),
                     _ => "choose another --name, or remove that image: efa-gen image rm".to_owned(),
@@ -301,13 +310,21 @@ impl<'a> Preflight<'a> {
             self.look.aws.create_group(name, "efa-gen dry run", &subnet.vpc, &ready.tags, true).await.err(),
             self.look.aws.launch(&launch, true).await.err(),
         ];
+        if let Some((gate, subnet)) = ready.gate.as_ref().and_then(|gate| Some((gate, gate.subnets.first()?))) {
+            // The image is yet to be made; the right to launch the type is asked for with the base AMI.
+            let launch = self::launch(self.args, self.plan, ready, gate, subnet);
+            let nics = vec![Nic { card: 0, device: 0, kind: nic::Kind::Interface }];
+            answers.push(self.look.aws.launch(&Launch { spot: false, nics, ..launch }, true).await.err());
+        }
         if let Some(gate) = ready.gate.as_ref().filter(|gate| gate.info.clusters) {
             answers.push(self.look.aws.create_placement_group(name, &ready.tags, true).await.err());
             if takes_address(gate, ready, self.args) {
                 answers.push(self.look.aws.allocate_address(&ready.tags, true).await.err());
             }
         }
-        for error in answers.into_iter().flatten().filter(|error| !error.is_dry_run()) {
+        // A zone without room now is no reason: the launch tries the others, and later.
+        let reasons = |error: &ApiError| !error.is_dry_run() && !error.is_capacity();
+        for error in answers.into_iter().flatten().filter(reasons) {
             self.look.add(error);
         }
     }

@@ -3,7 +3,7 @@
 use efa_gen::error::{Class, Error};
 
 use crate::ec2::refusal::ApiError;
-use crate::report;
+use crate::events::{Event, Talk};
 
 /// Something that would make a build fail.
 #[derive(Debug, Clone)]
@@ -38,13 +38,10 @@ impl From<ApiError> for Problem {
     }
 }
 
-/// Prints all of them and makes the one error that ends the command; its class is the first one's.
-pub fn refuse(problems: &[Problem]) -> Error {
-    for problem in problems {
-        report::say(&format!("problem: {}", problem.what));
-        if !problem.hint.is_empty() {
-            report::say(&format!("   hint: {}", problem.hint));
-        }
+/// Tells all of them and makes the one error that ends the command; its class is the first one's.
+pub fn refuse(talk: &Talk, problems: &[Problem]) -> Error {
+    for Problem { what, hint, .. } in problems {
+        talk.emit(&Event::Problem { what: what.clone(), hint: hint.clone() });
     }
     let class = problems.first().map_or(Class::Bug, |problem| problem.class);
     let count = if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };

@@ -18,10 +18,12 @@ use tokio::time::{Instant, sleep};
 pub use check::{check, check_regions, is_region};
 pub use manifest::manifest;
 
+use super::make::thing;
+use super::run::Folder;
 use super::{sweep, tags};
 use crate::cli::cloud::PublishArgs;
 use crate::ec2::Aws;
-use crate::ec2::model::{Image, Tags};
+use crate::ec2::model::{Image, Kind, Tags};
 use crate::ec2::refusal::ApiError;
 use crate::events::{Event, Talk};
 
@@ -54,6 +56,7 @@ pub struct Copy {
 struct Order {
     args: PublishArgs,
     run: String,
+    ledger: Option<Folder>,
     source: Image,
     talk: Talk,
 }
@@ -65,14 +68,23 @@ struct Order {
 /// leaves besides are unfinished copies, which a sweep takes, and another build of the same plan makes again. A parameter
 /// never names what a sweep would take.
 ///
+/// The `ledger` is that of a run which is still at work.
+///
 /// Errors: each names region and image; where several regions fail, all of them are told.
-pub async fn publish(aws: &Aws, image: &Image, args: &PublishArgs, run: &str, talk: &Talk) -> Result<Vec<Copy>> {
+pub async fn publish(
+    aws: &Aws,
+    image: &Image,
+    args: &PublishArgs,
+    (run, ledger): (&str, Option<&Folder>),
+    talk: &Talk,
+) -> Result<Vec<Copy>> {
     // The one given may be older than its tags and flags.
     let now = aws.image(&image.id).await.map_err(|error| error.about(&subject(aws, &image.id)))?;
     let mut source = now.unwrap_or_else(|| image.clone());
     // Tags of AWS's own can't be given.
     source.tags.retain(|key, _| !key.starts_with("aws:"));
-    let order = Arc::new(Order { args: args.clone(), run: run.to_owned(), source, talk: talk.clone() });
+    let (run, ledger) = (run.to_owned(), ledger.cloned());
+    let order = Arc::new(Order { args: args.clone(), run, ledger, source, talk: talk.clone() });
     let mut places = vec![(aws.clone(), order.source.clone())];
     if !args.copy_to.is_empty() {
         talk.step(format!("Copy {} to {}", image.id, args.copy_to.join(", ")));
@@ -175,6 +187,9 @@ impl Order {
                 let mut unfinished = self.source.clone();
                 unfinished.tags.insert(tags::STATE.into(), tags::BUILDING.into());
                 let id = to.copy_image(from, &unfinished, &token, key).await.map_err(said)?;
+                if let Some(folder) = &self.ledger {
+                    folder.made(&thing(to, Kind::Image, &id, &self.run))?;
+                }
                 self.talk.emit(&Event::Made { kind: "image", id: id.clone() });
                 id
             }
@@ -280,21 +295,8 @@ impl Order {
     async fn mark(&self, aws: &Aws, image: &Image) -> Result<()> {
         let mut all = self.source.tags.clone();
         all.insert(tags::STATE.into(), tags::PUBLISHED.into());
-        if all.iter().all(|(key, value)| image.tags.get(key) == Some(value)) {
-            return Ok(());
-        }
-        put_tags(aws, image, &all).await?;
-        let end = Instant::now() + SHOWS;
-        loop {
-            let shown = aws.image(&image.id).await.map_err(|error| error.about(&subject(aws, &image.id)))?;
-            let shown = shown.map(|image| image.tags).unwrap_or_default();
-            let missing = all.iter().filter(|(key, value)| shown.get(*key) != Some(*value));
-            let missing: Vec<String> = missing.map(|(key, _)| format!("tag {key}")).collect();
-            if missing.is_empty() {
-                return Ok(());
-            }
-            pause(aws, &image.id, &missing, end).await?;
-        }
+        let there = all.iter().all(|(key, value)| image.tags.get(key) == Some(value));
+        if there { Ok(()) } else { tag_and_see(aws, image, &all).await }
     }
 
     /// Lets the SSM parameter point at the image, and reads it back.
@@ -329,6 +331,22 @@ async fn put_tags(aws: &Aws, image: &Image, tags: &Tags) -> Result<()> {
     let mut ids = vec![image.id.clone()];
     ids.extend(image.snapshots.iter().cloned());
     aws.tag(&ids, tags).await.map_err(|error| error.about(&subject(aws, &image.id)))
+}
+
+/// Tags an image and its snapshots, and waits until the image shows it: a clean-up goes by that.
+pub async fn tag_and_see(aws: &Aws, image: &Image, tags: &Tags) -> Result<()> {
+    put_tags(aws, image, tags).await?;
+    let end = Instant::now() + SHOWS;
+    loop {
+        let shown = aws.image(&image.id).await.map_err(|error| error.about(&subject(aws, &image.id)))?;
+        let shown = shown.map(|image| image.tags).unwrap_or_default();
+        let missing = tags.iter().filter(|(key, value)| shown.get(*key) != Some(*value));
+        let missing: Vec<String> = missing.map(|(key, _)| format!("tag {key}")).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        pause(aws, &image.id, &missing, end).await?;
+    }
 }
 
 /// Waits before the next look at what AWS does not show yet; at the end of patience it is an error.

@@ -175,7 +175,8 @@ pub enum Driver {
 
 #[derive(Debug, Args)]
 pub struct SweepArgs {
-    /// Region to look in (repeatable) [default: the profile's, or AWS_REGION]
+    /// Region to look in (repeatable) [default: where --run was, with its copies, if it began here; else the profile's, or
+    /// AWS_REGION]
     #[arg(long, value_name = "REGION")]
     pub region: Vec<String>,
     /// Profile of ~/.aws/config [default: AWS_PROFILE]

@@ -12,11 +12,10 @@ use super::launch::Run;
 use super::preflight::Ready;
 use super::record::Way;
 use super::{Node, each, reachable, sort};
-use crate::build::make::{settled, thing};
+use crate::build::make::{launched, settled};
 use crate::build::run::CLUSTER;
 use crate::build::tags;
 use crate::cli::cluster::LaunchArgs;
-use crate::ec2::Answer;
 use crate::ec2::model::{Instance, Kind, Launch, Subnet, Tags};
 use crate::events::Event;
 
@@ -55,7 +54,7 @@ impl Run<'_> {
                 tags: self.node_tags(),
                 ..request(&self.record.args, ready, subnet)
             };
-            match settled(async || self.asked(&launch).await).await {
+            match settled(async || launched(self.aws, self.folder, &launch, &self.asking).await).await {
                 Ok((launched, written)) => {
                     written?;
                     for node in &launched {
@@ -85,21 +84,6 @@ impl Run<'_> {
         Err(Error::new(Class::Cloud, message).hint(
             "large types are had by --capacity-reservation; else try again later, with fewer --nodes or --at-least",
         ))
-    }
-
-    /// One RunInstances, which goes on when this is dropped: whoever cleans up waits for `asking`, and then finds in the ledger
-    /// what was launched. With the nodes, whether the ledger has them.
-    async fn asked(&self, launch: &Launch) -> Answer<(Vec<Instance>, Result<()>)> {
-        let (aws, folder, launch) = (self.aws.clone(), self.folder.clone(), launch.clone());
-        let under_way = self.asking.clone().lock_owned().await;
-        let call = tokio::spawn(async move {
-            let _under_way = under_way;
-            let launched = aws.launch(&launch, false).await?;
-            let written =
-                launched.iter().try_for_each(|node| folder.made(&thing(&aws, Kind::Instance, &node.id, &folder.run)));
-            Ok((launched, written))
-        });
-        call.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
     /// Waits until the nodes run and have told their host keys, and until each lets us in. Those that do not are ended, if

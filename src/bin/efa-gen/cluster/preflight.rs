@@ -96,6 +96,7 @@ impl<'a> Preflight<'a> {
             return Err(self.look.problems);
         };
         self.look.check_machine(&machine, &wish).await;
+        self.look.check_agent(&args.reach, distribution, &image.id, args.install && args.ami.is_none());
         if let Some(reservation) = &reservation {
             machine.subnets.retain(|subnet| subnet.zone == reservation.zone);
             if machine.subnets.is_empty() {

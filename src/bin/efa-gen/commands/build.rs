@@ -5,6 +5,7 @@ mod finish;
 mod order;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::render::{self, Format};
@@ -98,6 +99,7 @@ async fn one(order: &Order, talk: &Talk, mut stop: watch::Receiver<u32>) -> Resu
     talk.emit(&Event::Began { run: folder.run.clone(), region: aws.region.clone() });
     let files = render::render(plan, &[Format::Script])?;
     let script = files.first().map(|file| file.text.as_str()).unwrap_or_default();
+    let asking = Arc::<Mutex<()>>::default();
     let mut build = Build {
         aws: &aws,
         catalog: &order.catalog,
@@ -109,6 +111,7 @@ async fn one(order: &Order, talk: &Talk, mut stop: watch::Receiver<u32>) -> Resu
         folder: &folder,
         talk,
         resumed: order.resumed.is_some(),
+        asking: Arc::clone(&asking),
     };
     let built = match args.driver {
         // Packer is told of a signal and must be waited for.
@@ -118,9 +121,14 @@ async fn one(order: &Order, talk: &Talk, mut stop: watch::Receiver<u32>) -> Resu
             _ = stop.changed() => Err(Error::new(Class::Interrupted, "interrupted by a signal")),
         },
     };
-    finish(&aws, args, &folder, talk, stop, built)
-        .await
-        .map(|built| Outcome::Built(Box::new(ready), folder.run, Box::new(built)))
+    let published = built.as_ref().ok().cloned();
+    let finished = finish(&aws, args, &folder, talk, stop, (built, &asking)).await;
+    if let (Some(built), Err(_)) = (published, &finished) {
+        // The clean-up alone failed.
+        talk.note(format!("image {} is published", built.image.id));
+        write_manifest(order, &Outcome::Built(Box::new(ready.clone()), folder.run.clone(), Box::new(built)))?;
+    }
+    finished.map(|built| Outcome::Built(Box::new(ready), folder.run, Box::new(built)))
 }
 
 /// What is known before anything is made.
@@ -139,7 +147,7 @@ async fn prepare(aws: &Aws, order: &Order, talk: &Talk) -> Result<Prepared> {
     if let Some(image) = &ready.existing {
         // What was asked for besides may have come later, or a crash before it.
         let run = image.tags.get(tags::RUN).cloned().unwrap_or_default();
-        let copies = publish::publish(aws, image, &order.args.publish, &run, talk).await?;
+        let copies = publish::publish(aws, image, &order.args.publish, (&run, None), talk).await?;
         let built = Box::new(Built { image: image.clone(), copies });
         return Ok(Prepared::Done(Outcome::Found(ready, run, built)));
     }
@@ -161,7 +169,7 @@ async fn preflight(aws: &Aws, order: &Order, talk: &Talk) -> Result<Ready> {
     }
     let ready = preflight.run().await.map_err(|problems| {
         talk.done();
-        problem::refuse(&problems)
+        problem::refuse(talk, &problems)
     })?;
     match &order.resumed {
         Some(Resumed { folder, record, .. }) if record.account != ready.identity.account => {

@@ -208,7 +208,8 @@ async fn admit(args: &ClusterAdmitArgs) -> Result<()> {
     look.problems.extend(check_reach(&reach, &[]));
     let cidrs = look.cidrs(&reach, true, "the cluster").await;
     if !look.problems.is_empty() {
-        return Err(problem::refuse(&look.problems));
+        let talk = Screen::new(OutputArg::Human, false).talk(name);
+        return Err(problem::refuse(&talk, &look.problems));
     }
     aws.allow_ssh(group, &cidrs).await?;
     report::say(&format!("port 22 of cluster {name} is open to {} as well", cidrs.join(", ")));
@@ -238,7 +239,7 @@ async fn grow(args: &ClusterGrowArgs) -> Result<()> {
     let beside = format!("grow-{call}");
     let ready = Preflight::new(&aws, &catalog, plan.as_ref(), &wanted, &beside).run().await.map_err(|problems| {
         talk.done();
-        problem::refuse(&problems)
+        problem::refuse(&talk, &problems)
     })?;
     ready.notes.iter().for_each(|note| talk.note(note.clone()));
     talk.keep_log(folder.log()?);

@@ -50,7 +50,7 @@ async fn launch(args: &LaunchArgs) -> Result<()> {
     };
     let ready = ready.map_err(|problems| {
         talk.done();
-        problem::refuse(&problems)
+        problem::refuse(&talk, &problems)
     })?;
     ready.notes.iter().for_each(|note| talk.note(note.clone()));
     let hourly = catalog.prices.hourly(&args.kind).map(|price| price * f64::from(args.nodes));

@@ -62,7 +62,7 @@ pub fn run(args: &SweepArgs) -> Result<()> {
 }
 
 async fn sweep(args: &SweepArgs, limit: i64) -> Result<()> {
-    let regions = regions(&args.region, args.profile.as_deref()).await?;
+    let regions = regions(&asked(args), args.profile.as_deref()).await?;
     let mut rows = Vec::new();
     let now = Timestamp::now();
     for aws in &regions {
@@ -123,6 +123,15 @@ async fn sweep(args: &SweepArgs, limit: i64) -> Result<()> {
         list::json(&rows)?;
     }
     if left.is_empty() { Ok(()) } else { Err(sweep::still_there(&left)) }
+}
+
+/// The regions to look in: those that are given, else where the run was by its own record, its copies included.
+fn asked(args: &SweepArgs) -> Vec<String> {
+    let Some(run) = args.run.as_ref().filter(|_| args.region.is_empty()) else { return args.region.clone() };
+    // What can't be read is told of where the folder is about to go.
+    let place = run::folder_of(run).and_then(|path| Folder { path, run: run.clone() }.place()).ok().flatten();
+    let copies = Folder::open(run).map(|(_, record)| record.args.publish.copy_to).unwrap_or_default();
+    place.map(|place| [vec![place.region], copies].concat()).unwrap_or_default()
 }
 
 /// Removes dead runs, and their folders here where nothing of them is left. Returns what is still there.

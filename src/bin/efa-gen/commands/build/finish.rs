@@ -4,7 +4,7 @@
 use std::io::{BufRead, IsTerminal};
 
 use efa_gen::error::{Class, Error, Result};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::build::run::{Folder, UNTESTED};
 use crate::build::{Built, sweep};
@@ -21,7 +21,7 @@ pub async fn finish(
     folder: &Folder,
     talk: &Talk,
     mut stop: watch::Receiver<u32>,
-    built: Result<Built>,
+    (built, asking): (Result<Built>, &Mutex<()>),
 ) -> Result<Built> {
     let class = built.as_ref().err().map(Error::class);
     // An image that nothing is known against, and its snapshots.
@@ -35,6 +35,15 @@ pub async fn finish(
         return built;
     }
     talk.step("Remove what the run has made");
+    let rest = format!("efa-gen sweep --run {} --yes removes", folder.run);
+    tokio::select! {
+        // What EC2 is launching right now is in the ledger as soon as it has answered.
+        _ = asking.lock() => {}
+        () = sweep::asked_to_leave(&mut stop, talk) => {
+            talk.note(format!("interrupted again while EC2 launches a machine: {rest} it"));
+            return built;
+        }
+    }
     let known = folder.known()?;
     // Copies that were begun lie in other regions.
     let also: &[String] = if built.is_err() { &args.publish.copy_to } else { &[] };
@@ -42,7 +51,6 @@ pub async fn finish(
     let done =
         places.flat_map(|place| place.snapshots.iter().chain([&place.image])).chain(&untested).cloned().collect();
     let left = sweep::undo(aws, &folder.run, also, &known, done, talk, Some(&mut stop)).await;
-    let rest = format!("efa-gen sweep --run {} --yes removes", folder.run);
     let left: Vec<Thing> = match (left, &built) {
         (Ok(left), _) => left,
         (Err(error), Ok(_)) => return Err(error.hint(format!("{rest} the rest"))),
