@@ -5,8 +5,10 @@
 mod support;
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::account::Account;
@@ -163,6 +165,33 @@ fn a_builder_that_has_ended_is_an_error() {
     end(&stage, "i-1");
     assert_ran(&stage.run(&["build", "--resume", &run]), 10, &["builder i-1 is terminated", "build again"]);
     assert_eq!(tokens(&stage).len(), 1);
+}
+
+/// EC2 answers only after the signal: the clean-up waits for it, or the machine would be nobody's.
+#[test]
+fn what_ec2_launches_while_the_build_is_interrupted_is_removed() {
+    let stage = odd_machines(
+        || unreachable!("it is launched once"),
+        |action, params| {
+            if action == "RunInstances" && params.get("DryRun").is_none_or(|dry| dry != "true") {
+                std::thread::sleep(Duration::from_secs(8));
+            }
+            None
+        },
+    );
+    empty(&stage.account);
+    let mut command = stage.build_command("debian12", &[]);
+    let build = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let end = Instant::now() + Duration::from_secs(60);
+    while tokens(&stage).is_empty() {
+        assert!(Instant::now() < end, "no launch");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(Command::new("kill").args(["-INT", &build.id().to_string()]).status().expect("kill").success());
+    let ended = build.wait_with_output().expect("it ends");
+    let said = stderr(&ended);
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    assert!(said.contains("removed instance i-1"), "{said}");
 }
 
 /// At once it may have launched all the same, so it is asked for with the same token; an hour later it can't have.
