@@ -167,6 +167,23 @@ fn a_builder_that_has_ended_is_an_error() {
     assert_eq!(tokens(&stage).len(), 1);
 }
 
+/// The error's own hint speaks of --resume, and that would find nothing.
+#[test]
+fn what_is_removed_is_not_to_be_resumed() {
+    let stage = odd_machines(
+        || unreachable!("nothing is launched"),
+        |action, params| {
+            let real = params.get("DryRun").is_none_or(|dry| dry != "true");
+            (action == "ImportKeyPair" && real).then(|| refuse("ServiceUnavailable", "Later."))
+        },
+    );
+    empty(&stage.account);
+    assert_ran(&stage.build(&[]), 10, &["`--resume` goes on", "there is nothing to --resume", "--on-error keep"]);
+    let kept = stage.build(&["--on-error", "keep"]);
+    assert_ran(&kept, 10, &["`--resume` goes on", "everything is kept"]);
+    assert!(!kept.stderr.contains("nothing to --resume"), "{}", kept.stderr);
+}
+
 /// EC2 answers only after the signal: the clean-up waits for it, or the machine would be nobody's.
 #[test]
 fn what_ec2_launches_while_the_build_is_interrupted_is_removed() {

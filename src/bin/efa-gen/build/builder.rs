@@ -251,6 +251,6 @@ pub fn session_manager(aws: &Aws, profile: Option<&str>) -> String {
 pub fn gone(instance: &Instance) -> Error {
     let reason = if instance.reason.is_empty() { "EC2 does not say why" } else { &instance.reason };
     Error::new(Class::Cloud, format!("builder {} is {}: {reason}", instance.id, instance.state)).hint(
-        "something outside of this run ended it, or it could not start (quota, spot, KMS key); what was installed on it is lost: build again",
+        "something outside of this run ended it, its time was over (--deadline), or it could not start (quota, spot, KMS key); what was installed on it is lost: build again",
     )
 }

@@ -72,6 +72,9 @@ pub async fn finish(
     // What is kept is gone on with by what the folder holds.
     if untested.is_empty() {
         folder.forget_secrets()?;
+        if built.as_ref().is_err_and(|error| error.hint_text().is_some_and(|hint| hint.contains("--resume"))) {
+            talk.note("everything is removed, so there is nothing to --resume: build again, with --on-error keep");
+        }
     }
     built
 }
