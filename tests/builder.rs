@@ -8,14 +8,14 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use support::aws::{Params, done, refuse};
+use support::aws::{Params, done, is_dry, refuse};
 use support::builds::{BASE, EFA, Stage, assert_ran, interrupted_twice, machines, odd_machines, type_with};
 use support::{default_plan, stderr};
 
 /// What the last such call was given that was no dry run.
 fn asked(stage: &Stage, action: &str) -> Params {
     let calls = stage.stub.calls(action);
-    let mut real = calls.into_iter().filter(|call| call.get("DryRun").is_none_or(|dry| dry != "true"));
+    let mut real = calls.into_iter().filter(|call| !is_dry(call));
     real.next_back().unwrap_or_else(|| panic!("no {action}"))
 }
 
@@ -157,58 +157,6 @@ fn as_many_tags_as_are_taken_have_room_beside_efa_gens_own() {
     let more = tags(34);
     let ran = stage.build(&more.iter().map(String::as_str).chain(["--plan"]).collect::<Vec<_>>());
     assert_ran(&ran, 2, &["34 tags are too many", "hint: 33 at most"]);
-}
-
-#[test]
-fn a_type_that_the_region_does_not_have_says_that_aws_retires_it() {
-    let stage = Stage::new(|_, action, params| {
-        let retired = params.get("Filter.1.Value.1").is_some_and(|kind| kind == "p3dn.24xlarge");
-        (action == "DescribeInstanceTypes" && retired).then(|| done(action, "<instanceTypeSet/>"))
-    });
-    let why = "us-east-1 does not offer p3dn.24xlarge: AWS retires P3";
-    for flag in ["--builder-type", "--gate"] {
-        let ran = stage.build(&["--plan", flag, "p3dn.24xlarge"]);
-        assert_ran(&ran, 4, &[why, &format!("hint: choose another {flag}")]);
-    }
-    // It is what a launch takes when nothing else is said.
-    let ran = stage.run(&["launch", "--plan", "--nodes", "2", "--ami", BASE, "--distro", "debian12"]);
-    assert_ran(&ran, 4, &[why, "hint: choose another --type"]);
-}
-
-#[test]
-fn session_manager_needs_the_programs_that_carry_the_connection() {
-    let stage = Stage::new(|_, action, _| (action == "DescribeInstanceTypes").then(|| done(action, &type_with(EFA))));
-    let launch = ["launch", "--type", "c5.4xlarge", "--nodes", "2", "--ami", BASE];
-    let build = ["build", "--source-ami", BASE];
-    let rest = ["--distro", "debian12", "--plan", "--session-manager", "--instance-profile", "any"];
-    let path = stage.folder.path().join("bin");
-    std::fs::create_dir(&path).expect("a folder");
-    for (there, missing) in
-        [("none", ["aws", "session-manager-plugin"].as_slice()), ("aws", &["session-manager-plugin"])]
-    {
-        std::fs::write(path.join(there), "").expect("a file");
-        for line in [&build[..], &launch] {
-            let output = stage.command(&[line, &rest].concat()).env("PATH", &path).output().expect("it starts");
-            let said = stderr(&output);
-            assert_eq!(output.status.code(), Some(4), "{said}");
-            let by =
-                missing.iter().map(|name| format!("--session-manager connects by `{name}`, which is not on the PATH"));
-            assert!(by.clone().all(|words| said.contains(&words)), "{said}");
-            assert_eq!(said.matches("connects by").count(), by.len(), "{said}");
-        }
-    }
-    // Packer has a way of its own, but for the gate, which is ours.
-    let packers = |more: &[&str]| {
-        let line = [&build[..], &rest, &["--driver", "packer"], more].concat();
-        stderr(&stage.command(&line).env("PATH", &path).output().expect("it starts"))
-    };
-    assert!(!packers(&[]).contains("connects by"), "{}", packers(&[]));
-    assert!(packers(&["--gate", "c5.4xlarge"]).contains("connects by `session-manager-plugin`"));
-    std::fs::write(path.join("session-manager-plugin"), "").expect("a file");
-    for line in [&build[..], &launch] {
-        let output = stage.command(&[line, &rest].concat()).env("PATH", &path).output().expect("it starts");
-        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    }
 }
 
 #[test]
@@ -368,8 +316,7 @@ fn nothing_is_made_with_an_installer_that_is_not_the_publishers() {
         std::fs::write(&stack, flipped(&text, key)).expect("a file");
         assert_ran(&stage.build(&[]), 3, &words);
         for action in ["ImportKeyPair", "CreateSecurityGroup", "RunInstances"] {
-            let real = |call: &Params| call.get("DryRun").is_none_or(|dry| dry != "true");
-            assert!(!stage.stub.calls(action).iter().any(real), "{key}: {action}");
+            assert!(stage.stub.calls(action).iter().all(is_dry), "{key}: {action}");
         }
     }
 }

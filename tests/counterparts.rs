@@ -95,8 +95,11 @@ fn packer_refuses_values_that_the_template_forbids() {
     assert!(efa_gen(&["render", "--distro", "ubuntu18", "--packer", "1.6", "--out", &out]).status.success());
     let good = "ssh_cidrs=[\"203.0.113.7/32\"]";
     let cases = [
-        ("ssh_cidrs=[]", "the whole Internet is not one of them"),
-        ("ssh_cidrs=[\"0.0.0.0/0\"]", "the whole Internet is not one of them"),
+        ("ssh_cidrs=[]", "never the whole Internet"),
+        ("ssh_cidrs=[\"0.0.0.0/0\"]", "never the whole Internet"),
+        ("ssh_cidrs=[\"203.0.113.7/32\", \"203.0.113.7/0\"]", "never the whole Internet"),
+        ("ssh_cidrs=[\"128.0.0.0/1\"]", "never the whole Internet"),
+        ("ssh_cidrs=[\"::/0\"]", "never the whole Internet"),
         ("region=everywhere", "must look like us-east-1"),
         ("subnet_id=vpc-1", "must look like subnet-"),
         ("spot_price=cheap", "must be empty, auto or a number"),

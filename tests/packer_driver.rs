@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::aws::{Answer, Params, Stub, done, refuse};
+use support::aws::{Answer, Params, Stub, done, is_dry, refuse};
 use support::http::{Reply, Server};
 use support::pgp::{bytes, fingerprint};
 use support::{Ran, command, names, scratch};
@@ -133,7 +133,7 @@ type Tags = Mutex<BTreeMap<String, String>>;
 
 /// AWS, as far as it is asked here. Before the fake Packer has built there is no image.
 fn answer(call: &str, params: &Params, fake: &Path, tags: &Tags) -> Answer {
-    if params.get("DryRun").is_some_and(|dry| dry == "true") {
+    if is_dry(params) {
         return refuse("DryRunOperation", "it would have succeeded");
     }
     let get = |name: String| params.get(&name).cloned();

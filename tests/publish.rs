@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
 use support::account::Entry;
-use support::aws::{Params, done, refuse};
+use support::aws::{Params, done, is_dry, refuse};
 use support::builds::{BASE, IMAGE, Stage, answer, assert_ran, machines};
 
 const ORGANISATION: &str = "arn:aws:organizations::111122223333:organization/o-abcdefghij";
@@ -131,10 +131,7 @@ fn publish_earlier(stage: &Stage) {
 fn an_image_that_is_there_is_built_again_by_force_alone() {
     let stage = machines(|| unreachable!("a builder is launched once"));
     publish_earlier(&stage);
-    let launched = || {
-        let real = |call: &Params| call.get("DryRun").is_none_or(|dry| dry != "true");
-        stage.stub.calls("RunInstances").into_iter().filter(real).count()
-    };
+    let launched = || stage.stub.calls("RunInstances").iter().filter(|call| !is_dry(call)).count();
     assert_ran(&stage.build(&[]), 4, &["ami-00000001 is there already, and it is not encrypted", "--force"]);
     let ran = stage.build(&["--no-encrypt"]);
     assert_ran(&ran, 0, &[]);
@@ -294,7 +291,7 @@ fn a_sweep_knows_what_the_ledger_has_and_keeps_the_folder_of_another_place() {
     let ran = stage.build(&["--no-encrypt", "--copy-to", "eu-west-1", "--on-error", "keep"]);
     assert_ran(&ran, 10, &["everything is kept"]);
     let run = stage.account.tags(IMAGE)["efa-gen:run"].clone();
-    let folder = stage.folder.path().join(".local/state/efa-gen/runs").join(&run);
+    let folder = stage.runs().join(&run);
     // An image that no listing shows yet, and one that has been published; and a line that a crash has cut off.
     let hidden = |id: &str| Entry { tags: Params::new(), ..Entry::new(id, "", "") };
     let published = hidden("ami-00000066").tag("efa-gen:state", "published");

@@ -269,11 +269,17 @@ fn without_hosts_it_is_this_one_with_all_its_gpus() {
     let output = two.env("PATH", &path).output().expect("it starts");
     assert!(stdout(&output).contains("FAIL: not a network test: only one host took part"), "{}", stdout(&output));
 
-    for script in ["echo 'NVIDIA-SMI has failed because'; exit 9", "exit 0"] {
+    for (script, why) in [
+        ("echo 'NVIDIA-SMI has failed because'; exit 9", "nvidia-smi ended with 9: NVIDIA-SMI has failed because"),
+        ("printf 0; echo 'GPU 1 is lost' >&2; exit 15", "nvidia-smi ended with 15: 0GPU 1 is lost"),
+        ("printf '0\\n'; exit 15", "nvidia-smi ended with 15: 0"),
+        ("exit 0", ""),
+    ] {
         stage.program("nvidia-smi", script);
         let output = stage.command(&[]).env("PATH", &path).output().expect("it starts");
         assert_eq!(output.status.code(), Some(7));
         assert!(stderr(&output).contains("error: this machine has no NVIDIA GPU that works"), "{}", stderr(&output));
+        assert!(stderr(&output).contains(why), "{why}: {}", stderr(&output));
     }
 }
 

@@ -36,8 +36,8 @@ variable "ssh_cidrs" {
 <%- endfor %>
 
   validation {
-    condition     = <~ ssh_cidrs.needed ~>contains(var.ssh_cidrs, "0.0.0.0/0") == false && contains(var.ssh_cidrs, "::/0") == false
-    error_message = "Name the addresses that may connect: the whole Internet is not one of them."
+    condition     = <~ ssh_cidrs.needed ~>length([for cidr in var.ssh_cidrs : cidr if contains(["0", "1", "2", "3", "4", "5", "6", "7"], element(split("/", cidr), 1))]) == 0
+    error_message = "Name who may connect, in ranges of /8 or smaller: never the whole Internet."
   }
 }
 

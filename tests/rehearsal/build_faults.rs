@@ -7,20 +7,32 @@ use serde_json::{Value, json};
 
 use crate::account::Account;
 use crate::machine::{Ran, assert_same, beside, ran, steer, text, wait_for};
+use crate::published::Places;
 
-/// A build under these options reaches its image with one instance, and leaves nothing else.
+/// A build under these options publishes its image in every way, with one instance, and leaves nothing else.
 fn goes_through(options: &[&str]) -> Vec<Value> {
-    let account = Account::new();
-    account.ready_image();
-    let before = account.things();
-    ran(&mut account.short_build(options, &[])).good();
-    let calls = account.calls();
-    let run = account.runs().pop().expect("a run");
-    assert_eq!(account.instances_of(&run).len(), 1);
-    account.published_then_removed(&run, &before);
-    account.keeps_no_secret();
+    let places = Places::new();
+    ran(&mut places.build(options, "gone-through")).good();
+    let calls = places.here.calls();
+    places.came_to_one_image(&places.here.runs().pop().expect("a run"));
     calls
 }
+
+/// Whether each of these calls had this fault.
+fn met(calls: &[Value], fault: &str, actions: &[&str]) -> bool {
+    let met = |action: &&str| calls.iter().any(|call| call["fault"] == fault && call["action"] == **action);
+    actions.iter().all(met)
+}
+
+/// What changes something when an image is published.
+const PUBLISHING: [&str; 6] = [
+    "CopyImage",
+    "CreateTags",
+    "ModifyImageAttribute",
+    "EnableImageDeprecation",
+    "EnableImageDeregistrationProtection",
+    "PutParameter",
+];
 
 /// A build that must fail; nothing is left, and what it says has these words.
 fn fails(account: &Account, mut start: impl FnMut() -> Ran, code: i32, words: &[&str]) {
@@ -41,6 +53,7 @@ fn the_way_of_the_calls_does_as_it_says() {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn every_call_is_throttled_once() {
     let calls = goes_through(&["--throttle"]);
+    assert!(met(&calls, "throttled", &PUBLISHING), "{calls:?}");
     assert!(calls.iter().filter(|call| call["fault"] == "throttled").count() > 15, "{calls:?}");
 }
 
@@ -48,6 +61,7 @@ fn every_call_is_throttled_once() {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn every_call_meets_a_server_error_once() {
     let calls = goes_through(&["--unavailable"]);
+    assert!(met(&calls, "unavailable", &PUBLISHING), "{calls:?}");
     assert!(calls.iter().filter(|call| call["fault"] == "unavailable").count() > 15, "{calls:?}");
 }
 
@@ -55,7 +69,7 @@ fn every_call_meets_a_server_error_once() {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn every_calls_first_answer_is_lost() {
     let calls = goes_through(&["--lose"]);
-    assert!(calls.iter().any(|call| call["fault"] == "lost" && call["action"] == "RunInstances"), "{calls:?}");
+    assert!(met(&calls, "lost", &PUBLISHING) && met(&calls, "lost", &["RunInstances"]), "{calls:?}");
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn a_subnet_without_the_way_that_a_build_needs_is_told_before_anything_is_made()
     let ours = ["--ssh-cidr", "10.78.0.1/32"];
     let private = ["--private", "--ssh-cidr", "10.0.0.0/8"];
     let plan = |more: &[&str]| planned(&account, &[&["--subnet", subnet.as_str()], more].concat());
-    let refused = |more: &[&str], words: &str| plan(more).failed(4, &[&subnet, words, "hint: "]);
+    let refused = |more: &[&str], words: &str| plan(more).failed(4, &[&subnet, words, "\"hint\":"]);
     let mirror = ["--mirror", "http://mirror.rehearsal.test"];
 
     refused(&ours, "has no route to the Internet");

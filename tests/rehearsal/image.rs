@@ -30,6 +30,8 @@ fn make_images() -> HashMap<String, String> {
     for (stage, next) in STAGES.iter().zip(STAGES.iter().skip(1).chain(&["sealed"])) {
         run_stage(&guest, stage);
         if *next == "sealed" {
+            // DKMS makes a key where it signs what it builds; here it signs nothing.
+            guest.root("mkdir -p /var/lib/dkms && touch /var/lib/dkms/mok.key /var/lib/dkms/mok.pub").good();
             guest.root(&format!("bash {SCRIPT} --stage seal")).good();
         }
         guest.shut_down();
@@ -74,8 +76,8 @@ fn a_sealed_image_is_launched_again_and_knows_nothing_of_its_builder() {
     let keys = first
         .root("cat /home/admin/.ssh/authorized_keys | wc -l; ls /root/.ssh/id_* /home/*/.ssh/id_* 2>/dev/null | wc -l");
     assert_eq!(keys.good(), "1\n0\n", "the launch's key alone");
-    first.root("! ls /root/.*_history /home/*/.*_history 2>/dev/null && test ! -e /var/log/efa-gen").good();
-    first.root("! ls /var/lib/dkms/mok.* 2>/dev/null").good();
+    let gone = "/root/.*_history /home/*/.*_history /var/log/efa-gen /var/lib/dkms/mok.*";
+    assert_eq!(first.root(&format!("ls -d {gone} 2>/dev/null || true")).good(), "");
     first.root("grep -q . /var/lib/efa-gen/complete && test ! -e /var/lib/efa-gen/src").good();
     let said = first.root("bash /var/lib/efa-gen/install.sh").good();
     assert!(said.contains("EFA-GEN COMPLETE: every stage is done already."), "{said}");

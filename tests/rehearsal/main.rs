@@ -24,6 +24,7 @@ mod faults;
 mod image;
 mod machine;
 mod packer;
+mod published;
 mod script;
 mod slurm;
 mod stand_ins;

@@ -9,6 +9,11 @@ use std::sync::{Arc, Mutex};
 
 use super::http::on_local_port;
 
+/// Whether a call only asks whether it would be allowed.
+pub fn is_dry(params: &Params) -> bool {
+    params.get("DryRun").is_some_and(|dry| dry == "true")
+}
+
 /// What a call was given, by the names of the query protocol (`Filter.1.Name`), and `Region` from its signature. The calls
 /// of Parameter Store have their JSON keys.
 pub type Params = BTreeMap<String, String>;

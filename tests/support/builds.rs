@@ -2,7 +2,7 @@
 //! folder to run in. Knows nothing of what is tested.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::account::{Account, Entry};
-use super::aws::{Answer, Params, Stub, done, refuse};
+use super::aws::{Answer, Params, Stub, done, is_dry, refuse};
 use super::http::{Reply, Server};
 use super::pgp::{bytes, fingerprint};
 use super::{Ran, command, scratch};
@@ -97,6 +97,11 @@ impl Stage {
         command
     }
 
+    /// Where its runs have their files.
+    pub fn runs(&self) -> PathBuf {
+        self.folder.path().join(".local/state/efa-gen/runs")
+    }
+
     pub fn image(&self, id: &str) -> Entry {
         let entries = self.account.0.lock().expect("the account");
         entries.iter().find(|entry| entry.id == id).cloned().unwrap_or_else(|| panic!("no {id}"))
@@ -128,7 +133,7 @@ fn stack_file(folder: &Path) {
 /// Everything that a build asks before it looks for its own image.
 fn preflight(action: &str, params: &Params) -> Option<Answer> {
     let get = |name: &str| params.get(name).map(String::as_str).unwrap_or_default();
-    if get("DryRun") == "true" {
+    if is_dry(params) {
         return Some(refuse("DryRunOperation", "Request would have succeeded."));
     }
     let body = match action {
@@ -215,7 +220,7 @@ pub fn odd_machines(
             return Some(answer);
         }
         let body = match action {
-            _ if params.get("DryRun").is_some_and(|dry| dry == "true") => return None,
+            _ if is_dry(params) => return None,
             "ImportKeyPair" | "AuthorizeSecurityGroupIngress" | "AuthorizeSecurityGroupEgress" => {
                 "<return>true</return>"
             }

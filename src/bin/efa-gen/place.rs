@@ -40,8 +40,8 @@ pub struct Machine {
 pub struct Wish<'a> {
     /// The flag that names the type, and what to think of besides.
     pub flag: &'a str,
-    /// `x86_64`, and what it is the architecture of.
-    pub architecture: (&'a str, &'a str),
+    /// `x86_64`, and what it is the architecture of; `None` where that is not known.
+    pub architecture: Option<(&'a str, &'a str)>,
     pub subnet: Option<&'a str>,
     pub spot: bool,
     /// Whether the console must be read while the machine runs.
@@ -69,12 +69,15 @@ impl<'a> Look<'a> {
         self.problems.push(problem.into());
     }
 
-    /// What EC2 says of a type, and the subnets in zones that have it.
+    /// What EC2 says of a type, and the subnets in zones that have it. Tells whether such machines would start, as far as
+    /// that is known.
     pub async fn machine(&mut self, kind: &str, wish: &Wish<'_>) -> Option<Machine> {
         match self.aws.instance_type(kind).await {
             Ok(Some(info)) => {
                 let subnets = self.subnets(kind, wish).await;
-                Some(Machine { kind: kind.to_owned(), info, subnets })
+                let machine = Machine { kind: kind.to_owned(), info, subnets };
+                self.check_machine(&machine, wish).await;
+                Some(machine)
             }
             Ok(None) => {
                 let known = self.catalog.instance_type(kind).ok().and_then(|known| known.note.clone());
@@ -90,11 +93,11 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Whether such machines would start, as far as can be told.
-    pub async fn check_machine(&mut self, machine: &Machine, wish: &Wish<'_>) {
+    async fn check_machine(&mut self, machine: &Machine, wish: &Wish<'_>) {
         let Machine { kind, info, .. } = machine;
-        let (architecture, of) = wish.architecture;
-        if !info.architectures.iter().any(|name| name == architecture) {
+        if let Some((architecture, of)) = wish.architecture
+            && !info.architectures.iter().any(|name| name == architecture)
+        {
             let all = info.architectures.join(", ");
             let what = format!("{kind} is a machine for {all}, {of} is for {architecture}");
             self.add(Problem::new(what, "choose a type of that architecture"));
@@ -237,7 +240,6 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Only the limit: what is in use, EC2 tells no one before RunInstances.
     /// Session Manager reaches what has the SSM agent. `publishers`: it is the publisher's own image.
     pub fn check_agent(&mut self, reach: &ReachArgs, distribution: &Distribution, image: &str, publishers: bool) {
         if !reach.session_manager || distribution.ami.ssm_agent {
@@ -251,6 +253,7 @@ impl<'a> Look<'a> {
         }
     }
 
+    /// Only the limit: what is in use, EC2 tells no one before RunInstances.
     async fn check_quota(&mut self, machine: &Machine, wish: &Wish<'_>) {
         let Machine { kind, info, .. } = machine;
         let family: String = kind.chars().take_while(char::is_ascii_alphabetic).collect();

@@ -1,24 +1,31 @@
-//! Owns which AMI a build or an ad-hoc launch begins from when none is named. Knows nothing of what is done with it.
+//! Owns which AMI a build or a launch begins from. Knows nothing of what is done with it.
 
 use efa_gen::catalog::distribution::Distribution;
 
 use super::problem::Problem;
 use crate::ec2::model::Image;
-use crate::ec2::refusal::ApiError;
 use crate::place::Look;
+
+/// The one that has this id.
+pub async fn named(look: &Look<'_>, id: &str) -> Result<Image, Problem> {
+    look.aws.image(id).await?.ok_or_else(|| {
+        let what = format!("the region {} has no AMI {id} that this account may see", look.aws.region);
+        Problem::new(what, "AMI ids belong to one region; a private one must be shared with the account")
+    })
+}
 
 /// As the publisher's SSM parameter has it, else the newest that the filter finds.
 pub async fn newest_base(
     look: &mut Look<'_>,
     distribution: &Distribution,
     architecture: &str,
-) -> std::result::Result<std::result::Result<Image, Problem>, ApiError> {
+) -> Result<Image, Problem> {
     let ami = &distribution.ami;
     if let Some(parameter) = &ami.ssm_parameter {
         match look.aws.parameter(parameter).await? {
             Some(id) => {
                 if let Some(image) = look.aws.image(&id).await? {
-                    return Ok(Ok(image));
+                    return Ok(image);
                 }
             }
             None => {
@@ -35,7 +42,7 @@ pub async fn newest_base(
         ("virtualization-type", "hvm"),
     ];
     let images = look.aws.images(&owners, &filters).await?;
-    Ok(images.into_iter().max_by(|one, other| one.created.cmp(&other.created)).ok_or_else(|| {
+    images.into_iter().max_by(|one, other| one.created.cmp(&other.created)).ok_or_else(|| {
         let what = format!(
             "{} has no AMI {} of owner {} any more",
             look.aws.region,
@@ -43,5 +50,5 @@ pub async fn newest_base(
             ami.owners.join(" or ")
         );
         Problem::new(what, "name one yourself (--source-ami, or --ami for a launch); AMIs of old distributions are kept by some accounts")
-    }))
+    })
 }

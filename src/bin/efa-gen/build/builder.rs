@@ -7,14 +7,13 @@ use efa_gen::error::{Class, Error, Result};
 use efa_gen::render::builder as guest;
 
 use super::Build;
-use super::make::{Maker, launched, name, settled};
+use super::make::{Maker, name, settled};
 use super::preflight::{self, Ready};
 use super::run::Tried;
 use super::tags;
 use crate::cli::cloud::HostKey;
 use crate::ec2::Aws;
 use crate::ec2::model::{Instance, Kind, Launch, Tags};
-use crate::events::Event;
 use crate::files;
 use crate::ssh::{self, Guest};
 
@@ -133,13 +132,8 @@ impl Build<'_> {
                 tags: tags.clone(),
                 ..preflight::launch(self.args, self.plan, self.ready, &machine, subnet)
             };
-            match settled(async || launched(self.aws, self.folder, &launch, &self.asking).await).await {
-                Ok((launched, written)) => {
-                    let instance = launched.into_iter().next().unwrap_or_default();
-                    written?;
-                    self.talk.emit(&Event::Made { kind: Kind::Instance.name(), id: instance.id.clone() });
-                    return Ok(instance);
-                }
+            match settled(async || self.maker().launch(&launch, &self.asking).await).await {
+                Ok(launched) => return Ok(launched?.into_iter().next().unwrap_or_default()),
                 Err(error) if error.is_capacity() => {
                     self.talk.note(format!("{} has no room: {error}", subnet.zone));
                     full.push(subnet.zone.clone());

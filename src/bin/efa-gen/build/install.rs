@@ -82,7 +82,7 @@ impl Install<'_> {
                             format!("the connection was lost {connections} times in stage {}", stage.id),
                         )
                         .because(words)
-                        .hint("`--resume` goes on with this stage once the network is better"));
+                        .hint("build again once the network is better; a run kept by --on-error keep goes on with this stage"));
                     }
                     self.talk.note(format!("the connection was lost in stage {}: {words}", stage.id));
                     self.wait_until_up().await?;

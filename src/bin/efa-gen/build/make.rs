@@ -33,26 +33,6 @@ pub async fn settled<T>(
     }
 }
 
-/// One RunInstances, which goes on when this is dropped: whoever cleans up waits for `asking`, and then finds in the ledger
-/// what was launched. With the machines, whether the ledger has them.
-pub async fn launched(
-    aws: &Aws,
-    folder: &Folder,
-    launch: &Launch,
-    asking: &Arc<Mutex<()>>,
-) -> std::result::Result<(Vec<Instance>, Result<()>), ApiError> {
-    let (aws, folder, launch) = (aws.clone(), folder.clone(), launch.clone());
-    let under_way = Arc::clone(asking).lock_owned().await;
-    let call = tokio::spawn(async move {
-        let _under_way = under_way;
-        let launched = aws.launch(&launch, false).await?;
-        let written =
-            launched.iter().try_for_each(|one| folder.made(&thing(&aws, Kind::Instance, &one.id, &folder.run)));
-        Ok((launched, written))
-    });
-    call.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-}
-
 /// The name of a run's key pair, group and instance.
 pub fn name(run: &str) -> String {
     format!("efa-gen-{run}")
@@ -139,6 +119,29 @@ impl Maker<'_> {
             groups.into_iter().next().ok_or_else(|| ApiError::not_found("DescribeSecurityGroups", name))
         });
         Ok(found.await?)
+    }
+
+    /// One RunInstances, which goes on when this is dropped: whoever cleans up waits for `asking`, and then finds in the ledger
+    /// what was launched. Within EC2's answer, whether the ledger took it.
+    pub async fn launch(
+        &self,
+        launch: &Launch,
+        asking: &Arc<Mutex<()>>,
+    ) -> std::result::Result<Result<Vec<Instance>>, ApiError> {
+        let (aws, folder, launch) = (self.aws.clone(), self.folder.clone(), launch.clone());
+        let under_way = Arc::clone(asking).lock_owned().await;
+        let call = tokio::spawn(async move {
+            let _under_way = under_way;
+            let launched = aws.launch(&launch, false).await?;
+            let written =
+                launched.iter().try_for_each(|one| folder.made(&thing(&aws, Kind::Instance, &one.id, &folder.run)));
+            Ok(written.map(|()| launched))
+        });
+        let answer = call.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        for one in answer.iter().flatten() {
+            self.talk.emit(&Event::Made { kind: Kind::Instance.name(), id: one.id.clone() });
+        }
+        Ok(answer)
     }
 
     /// Says that a thing exists, in the ledger first.

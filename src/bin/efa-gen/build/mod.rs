@@ -50,7 +50,7 @@ pub struct Build<'a> {
     pub talk: &'a Talk,
     /// Whether the run began in another process.
     pub resumed: bool,
-    /// Held while EC2 launches a machine; see [`make::launched`].
+    /// Held while EC2 launches a machine; see [`make::Maker::launch`].
     pub asking: Arc<Mutex<()>>,
 }
 
@@ -82,7 +82,7 @@ impl Build<'_> {
             if !self.is_sealed(&instance).await? {
                 let message = format!("builder {} was stopped from outside before it was sealed", instance.id);
                 return Err(Error::new(Class::Cloud, message)
-                    .hint("start it and use --resume, or sweep the run and build again"));
+                    .hint("build again; a run kept by --on-error keep goes on once its builder is started"));
             }
             return self.image(&instance, None).await;
         }

@@ -1,17 +1,15 @@
 //! Owns what is found out before anything is made: who pays, from which AMI, where, by which name, and every reason why
 //! the build would fail. It only reads, and asks by dry run. Knows nothing of how a build goes on.
 
-use std::collections::BTreeSet;
-
 use efa_gen::catalog::Catalog;
 use efa_gen::catalog::distribution::Distribution;
 use efa_gen::cluster::nic::{self, Nic};
-use efa_gen::error::{Class, Error, Result};
+use efa_gen::error::Result;
 use efa_gen::plan::Plan;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::base::newest_base;
+use super::base::{named, newest_base};
 use super::problem::Problem;
 use super::{gate, publish, tags};
 use crate::cli::cloud::{BuildArgs, Driver, HostKey};
@@ -94,19 +92,16 @@ impl<'a> Preflight<'a> {
             None => false,
         };
         let ssh_cidrs = self.look.cidrs(&args.reach, public_address, "the builder").await;
-        let (Some(base), Some(builder)) = (base, builder) else { return Err(self.look.problems) };
-        for (machine, flag) in [(Some(&builder), BUILDER), (gate.as_ref(), GATE)] {
-            if let Some(machine) = machine {
-                self.look.check_machine(machine, &self.wish(flag)).await;
-            }
-        }
         if let Some(gate) = &gate {
             self.check_gate(gate);
         }
-        self.look.check_agent(&args.reach, self.distribution, &base.id, args.builder.source_ami.is_none());
-        let root_gib = self.root_gib(&base);
-        let name = self.args.publish.name.clone().unwrap_or_else(|| self.default_name(&base));
-        let existing = self.existing(&base, &name).await;
+        let image = match &base {
+            Some(base) => Some(self.image(base).await),
+            None => None,
+        };
+        let (Some(base), Some(builder), Some((root_gib, name, existing))) = (base, builder, image) else {
+            return Err(self.look.problems);
+        };
         let mut ready = Ready {
             tags: self.tags(&base),
             region: self.look.aws.region.clone(),
@@ -122,9 +117,6 @@ impl<'a> Preflight<'a> {
             existing,
         };
         if ready.existing.is_none() {
-            self.look
-                .problems
-                .extend(publish::check_regions(self.look.aws, &self.args.publish, &ready.name, self.run).await);
             self.dry_runs(&ready).await;
         }
         ready.notes = self.look.notes;
@@ -137,7 +129,7 @@ impl<'a> Preflight<'a> {
         let console = self.args.builder.host_key == HostKey::Console && self.args.driver == Driver::Native;
         Wish {
             flag,
-            architecture: (&self.plan.base.architecture, "the plan"),
+            architecture: Some((&self.plan.base.architecture, "the plan")),
             subnet: self.args.builder.subnet.as_deref(),
             spot: self.args.builder.spot && !gate,
             console: console || gate,
@@ -153,7 +145,7 @@ impl<'a> Preflight<'a> {
         let now = Timestamp::now();
         let found = publish::check(publish, encrypted, builder.kms_key.as_deref(), &self.look.aws.region, now);
         self.look.problems.extend(found);
-        if let Err(error) = own_tags(&builder.tag) {
+        if let Err(error) = tags::own(&builder.tag) {
             self.look.add(error);
         }
         // Packer has a way of its own; a gate is ours with both.
@@ -181,27 +173,10 @@ impl<'a> Preflight<'a> {
     /// The AMI to start from.
     async fn base(&mut self) -> Option<Image> {
         let found = match &self.args.builder.source_ami {
-            Some(id) => self.look.aws.image(id).await.map(|image| {
-                image.ok_or_else(|| {
-                    Problem::new(
-                        format!("the region {} has no AMI {id} that this account may see", self.look.aws.region),
-                        "AMI ids belong to one region; a private one must be shared with the account",
-                    )
-                })
-            }),
+            Some(id) => named(&self.look, id).await,
             None => newest_base(&mut self.look, self.distribution, &self.plan.base.architecture).await,
         };
-        let base = match found {
-            Ok(Ok(base)) => base,
-            Ok(Err(problem)) => {
-                self.look.add(problem);
-                return None;
-            }
-            Err(error) => {
-                self.look.add(error);
-                return None;
-            }
-        };
+        let base = found.map_err(|problem| self.look.add(problem)).ok()?;
         let wanted = &self.plan.base.architecture;
         if base.architecture != *wanted {
             let what = format!(
@@ -218,6 +193,19 @@ impl<'a> Preflight<'a> {
             self.look.add(Problem::new(what, "an image can be made of an EBS-backed machine alone"));
         }
         Some(base)
+    }
+
+    /// What the base decides: the size of the root volume, the image's name, and whether it is there already.
+    async fn image(&mut self, base: &Image) -> (i32, String, Option<Image>) {
+        let args = self.args;
+        self.look.check_agent(&args.reach, self.distribution, &base.id, args.builder.source_ami.is_none());
+        let name = args.publish.name.clone().unwrap_or_else(|| self.default_name(base));
+        let existing = self.existing(base, &name).await;
+        if existing.is_none() {
+            let found = publish::check_regions(self.look.aws, &args.publish, &name, self.run).await;
+            self.look.problems.extend(found);
+        }
+        (self.root_gib(base), name, existing)
     }
 
     fn root_gib(&mut self, base: &Image) -> i32 {
@@ -292,14 +280,15 @@ impl<'a> Preflight<'a> {
     }
 
     fn tags(&self, base: &Image) -> Tags {
-        let mut all = own_tags(&self.args.builder.tag).unwrap_or_default();
+        let mut all = tags::own(&self.args.builder.tag).unwrap_or_default();
         all.extend(tags::of_plan(self.plan));
         all.insert(tags::BASE.into(), base.id.clone());
         all.insert(tags::BASE_NAME.into(), base.name.clone());
         all
     }
 
-    /// What can be asked without making anything. Stop, CreateImage and the like need an instance to be asked about.
+    /// What can be asked without making anything. Stop, CreateImage and the like need an instance to be asked about; CopyImage
+    /// an image of ours, because a base may not be copied by anybody; PutParameter has no dry run.
     async fn dry_runs(&mut self, ready: &Ready) {
         let Some(subnet) = ready.builder.subnets.first() else { return };
         let name = "efa-gen-dry-run";
@@ -310,16 +299,18 @@ impl<'a> Preflight<'a> {
             self.look.aws.create_group(name, "efa-gen dry run", &subnet.vpc, &ready.tags, true).await.err(),
             self.look.aws.launch(&launch, true).await.err(),
         ];
-        if let Some((gate, subnet)) = ready.gate.as_ref().and_then(|gate| Some((gate, gate.subnets.first()?))) {
-            // The image is yet to be made; the right to launch the type is asked for with the base AMI.
-            let launch = self::launch(self.args, self.plan, ready, gate, subnet);
-            let nics = vec![Nic { card: 0, device: 0, kind: nic::Kind::Interface }];
-            answers.push(self.look.aws.launch(&Launch { spot: false, nics, ..launch }, true).await.err());
-        }
-        if let Some(gate) = ready.gate.as_ref().filter(|gate| gate.info.clusters) {
-            answers.push(self.look.aws.create_placement_group(name, &ready.tags, true).await.err());
-            if takes_address(gate, ready, self.args) {
-                answers.push(self.look.aws.allocate_address(&ready.tags, true).await.err());
+        if let Some(gate) = &ready.gate {
+            if let Some(subnet) = gate.subnets.first() {
+                // The image is yet to be made; the right to launch the type is asked for with the base AMI.
+                let launch = self::launch(self.args, self.plan, ready, gate, subnet);
+                let nics = vec![Nic { card: 0, device: 0, kind: nic::Kind::Interface }];
+                answers.push(self.look.aws.launch(&Launch { spot: false, nics, ..launch }, true).await.err());
+            }
+            if gate.info.clusters {
+                answers.push(self.look.aws.create_placement_group(name, &ready.tags, true).await.err());
+                if takes_address(gate, ready, self.args) {
+                    answers.push(self.look.aws.allocate_address(&ready.tags, true).await.err());
+                }
             }
         }
         // A zone without room now is no reason: the launch tries the others, and later.
@@ -364,36 +355,4 @@ pub fn launch(args: &BuildArgs, plan: &Plan, ready: &Ready, machine: &Machine, s
         profile: args.reach.instance_profile.clone(),
         tags: ready.tags.clone(),
     }
-}
-
-/// `KEY=VALUE` flags as tags, by EC2's limits (AWS EC2 User Guide, "Tag your Amazon EC2 resources").
-pub fn own_tags(flags: &[String]) -> Result<Tags> {
-    let wrong = |flag: &str, why: &str| {
-        Error::new(Class::Usage, format!("--tag {flag}: {why}")).hint("a tag is written like team=hpc")
-    };
-    let mut seen = BTreeSet::new();
-    let mut tags = Tags::new();
-    for flag in flags {
-        let (key, value) = flag.split_once('=').ok_or_else(|| wrong(flag, "there is no `=`"))?;
-        if key.is_empty() || key.chars().count() > 128 || value.chars().count() > 256 {
-            return Err(wrong(flag, "a key has 1 to 128 characters, a value at most 256"));
-        }
-        // In either case of the letters (AWS EC2 User Guide, "Tag restrictions").
-        if key.to_ascii_lowercase().starts_with("aws:") || key.starts_with("efa-gen:") {
-            return Err(wrong(flag, "keys that begin with `aws:` or `efa-gen:` are not yours to give"));
-        }
-        if key == "Name" {
-            return Err(wrong(flag, "the name is efa-gen's to give"));
-        }
-        if !seen.insert(key) {
-            return Err(wrong(flag, "this key is given twice"));
-        }
-        tags.insert(key.to_owned(), value.to_owned());
-    }
-    // EC2 allows 50; efa-gen's own are 17 or fewer.
-    if tags.len() > 33 {
-        return Err(Error::new(Class::Usage, format!("{} tags are too many", tags.len()))
-            .hint("33 at most: EC2 allows 50, efa-gen needs the rest"));
-    }
-    Ok(tags)
 }

@@ -165,7 +165,8 @@ pub async fn wait_until_believed(aws: &Aws, id: &str, talk: &Talk) -> Result<Ima
         sleep(BETWEEN_READS).await;
     }
     let text = format!("image {id} in {} was available, and then not always", aws.region);
-    Err(Error::new(Class::Cloud, text).hint("something else may work on it; go on with --resume when it is settled"))
+    Err(Error::new(Class::Cloud, text)
+        .hint("something else may work on it; a run kept by --on-error keep goes on when it is settled"))
 }
 
 impl Order {

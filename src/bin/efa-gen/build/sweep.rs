@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use efa_gen::error::{Class, Error, Result};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep};
 
 use super::tags;
@@ -167,6 +167,17 @@ pub async fn asked_to_leave(signals: &mut watch::Receiver<u32>, talk: &Talk) {
         count = *signals.borrow_and_update();
         if count == 1 {
             talk.note("interrupted: the clean-up goes on; once more leaves the rest");
+        }
+    }
+}
+
+/// Waits until nothing is being launched: then what EC2 launched is in the ledger. False if a second signal came first.
+pub async fn answered(asking: &Mutex<()>, signals: &mut watch::Receiver<u32>, talk: &Talk, rest: &str) -> bool {
+    tokio::select! {
+        _ = asking.lock() => true,
+        () = asked_to_leave(signals, talk) => {
+            talk.note(format!("interrupted again while EC2 launches: {rest} it"));
+            false
         }
     }
 }

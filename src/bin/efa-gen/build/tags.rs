@@ -1,5 +1,8 @@
-//! Owns the names of efa-gen's tags. The tags in the account are what tells a run's things from everybody else's.
+//! Owns the names of efa-gen's tags, and what its users may add. The tags in the account are what tells a run's things from everybody else's.
 
+use std::collections::BTreeSet;
+
+use efa_gen::error::{Class, Error, Result};
 use efa_gen::plan::Plan;
 
 use crate::ec2::model::Tags;
@@ -49,4 +52,36 @@ pub fn of_plan(plan: &Plan) -> Tags {
         tags.insert(format!("efa-gen:{}", component.name), format!("{}{digest}", component.version));
     }
     tags
+}
+
+/// `KEY=VALUE` flags as tags, by EC2's limits (AWS EC2 User Guide, "Tag your Amazon EC2 resources").
+pub fn own(flags: &[String]) -> Result<Tags> {
+    let wrong = |flag: &str, why: &str| {
+        Error::new(Class::Usage, format!("--tag {flag}: {why}")).hint("a tag is written like team=hpc")
+    };
+    let mut seen = BTreeSet::new();
+    let mut tags = Tags::new();
+    for flag in flags {
+        let (key, value) = flag.split_once('=').ok_or_else(|| wrong(flag, "there is no `=`"))?;
+        if key.is_empty() || key.chars().count() > 128 || value.chars().count() > 256 {
+            return Err(wrong(flag, "a key has 1 to 128 characters, a value at most 256"));
+        }
+        // In either case of the letters (AWS EC2 User Guide, "Tag restrictions").
+        if key.to_ascii_lowercase().starts_with("aws:") || key.starts_with("efa-gen:") {
+            return Err(wrong(flag, "keys that begin with `aws:` or `efa-gen:` are not yours to give"));
+        }
+        if key == "Name" {
+            return Err(wrong(flag, "the name is efa-gen's to give"));
+        }
+        if !seen.insert(key) {
+            return Err(wrong(flag, "this key is given twice"));
+        }
+        tags.insert(key.to_owned(), value.to_owned());
+    }
+    // EC2 allows 50; efa-gen's own are 17 or fewer.
+    if tags.len() > 33 {
+        return Err(Error::new(Class::Usage, format!("{} tags are too many", tags.len()))
+            .hint("33 at most: EC2 allows 50, efa-gen needs the rest"));
+    }
+    Ok(tags)
 }

@@ -18,7 +18,6 @@ use super::preflight::Ready;
 use super::record::Record;
 use super::{Node, each, reachable, trust};
 use crate::build::make::{Maker, name};
-use crate::build::preflight::own_tags;
 use crate::build::run::{CLUSTER, Folder};
 use crate::build::tags;
 use crate::ec2::Aws;
@@ -130,7 +129,7 @@ impl Run<'_> {
     /// On everything that is made.
     fn tags(&self) -> Tags {
         // The preflight has checked them.
-        let mut all = own_tags(&self.record.args.tag).unwrap_or_default();
+        let mut all = tags::own(&self.record.args.tag).unwrap_or_default();
         all.insert(tags::RUN.into(), self.record.run.clone());
         all.insert(tags::CLUSTER.into(), self.record.name.clone());
         all.insert("Name".into(), self.record.name.clone());

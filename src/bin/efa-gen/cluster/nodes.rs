@@ -12,12 +12,11 @@ use super::launch::Run;
 use super::preflight::Ready;
 use super::record::Way;
 use super::{Node, each, reachable, sort};
-use crate::build::make::{launched, settled};
+use crate::build::make::settled;
 use crate::build::run::CLUSTER;
 use crate::build::tags;
 use crate::cli::cluster::LaunchArgs;
 use crate::ec2::model::{Instance, Kind, Launch, Subnet, Tags};
-use crate::events::Event;
 
 /// From RunInstances to the host keys on the console: boot and cloud-init; a type with eight GPUs takes its time.
 const BOOTS: Duration = Duration::from_secs(20 * 60);
@@ -54,12 +53,9 @@ impl Run<'_> {
                 tags: self.node_tags(),
                 ..request(&self.record.args, ready, subnet)
             };
-            match settled(async || launched(self.aws, self.folder, &launch, &self.asking).await).await {
-                Ok((launched, written)) => {
-                    written?;
-                    for node in &launched {
-                        self.talk.emit(&Event::Made { kind: Kind::Instance.name(), id: node.id.clone() });
-                    }
+            match settled(async || self.maker().launch(&launch, &self.asking).await).await {
+                Ok(launched) => {
+                    let launched = launched?;
                     self.record.subnet = Some(subnet.id.clone());
                     self.folder.write(CLUSTER, &*self.record)?;
                     if launched.len() < count.1 as usize {

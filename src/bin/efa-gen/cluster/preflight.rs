@@ -9,8 +9,7 @@ use serde::Serialize;
 
 use super::nodes;
 use super::record::Way;
-use crate::build::base::newest_base;
-use crate::build::preflight::own_tags;
+use crate::build::base::{named, newest_base};
 use crate::build::problem::Problem;
 use crate::build::tags;
 use crate::cli::cluster::LaunchArgs;
@@ -43,6 +42,15 @@ pub struct Ready {
     pub reservation: Option<Reservation>,
     pub root_gib: i32,
     pub notes: Vec<String>,
+}
+
+/// What a type and its subnets decide.
+struct Placed {
+    machine: Machine,
+    nics: Vec<Nic>,
+    way: Way,
+    public_address: bool,
+    ssh_cidrs: Vec<String>,
 }
 
 /// One preflight.
@@ -81,10 +89,10 @@ impl<'a> Preflight<'a> {
         let image = self.image().await;
         let distribution = image.as_ref().and_then(|image| self.distribution(image));
         let reservation = self.reservation().await;
-        let architecture = image.as_ref().map_or("x86_64", |image| image.architecture.as_str()).to_owned();
+        let architecture = image.as_ref().map(|image| image.architecture.clone());
         let wish = Wish {
             flag: "--type",
-            architecture: (&architecture, "the image"),
+            architecture: architecture.as_deref().map(|name| (name, "the image")),
             subnet: args.subnet.as_deref(),
             spot: false,
             console: true,
@@ -92,22 +100,19 @@ impl<'a> Preflight<'a> {
             count: args.at_least.unwrap_or(args.nodes),
         };
         let machine = self.look.machine(&args.kind, &wish).await;
-        let (Some(image), Some(distribution), Some(mut machine)) = (image, distribution, machine) else {
+        let root_gib = image.as_ref().map_or(0, |image| self.root_gib(image));
+        if let (Some(image), Some(distribution)) = (&image, distribution) {
+            self.look.check_agent(&args.reach, distribution, &image.id, args.install && args.ami.is_none());
+        }
+        let placed = match machine {
+            Some(machine) => Some(self.place(machine, reservation.as_ref()).await),
+            None => None,
+        };
+        let (Some(image), Some(distribution), Some(Placed { machine, nics, way, public_address, ssh_cidrs })) =
+            (image, distribution, placed)
+        else {
             return Err(self.look.problems);
         };
-        self.look.check_machine(&machine, &wish).await;
-        self.look.check_agent(&args.reach, distribution, &image.id, args.install && args.ami.is_none());
-        if let Some(reservation) = &reservation {
-            machine.subnets.retain(|subnet| subnet.zone == reservation.zone);
-            if machine.subnets.is_empty() {
-                let what =
-                    format!("reservation {} is in {}, where no subnet was found", reservation.id, reservation.zone);
-                self.look.add(Problem::new(what, "give --subnet, one of that zone"));
-            }
-        }
-        let nics = self.nics(&machine);
-        let (way, public_address, ssh_cidrs) = self.way(&machine, nics.len()).await;
-        self.check_group(&machine).await;
         let ready = Ready {
             identity,
             region: self.look.aws.region.clone(),
@@ -117,7 +122,7 @@ impl<'a> Preflight<'a> {
             imds_v2: distribution.cloud_init.imdsv2,
             gpus: u32::try_from(machine.info.gpus).unwrap_or(0),
             placement_group: self.placement_group(&machine, reservation.as_ref()),
-            root_gib: self.root_gib(&image),
+            root_gib,
             image,
             machine,
             nics,
@@ -134,10 +139,26 @@ impl<'a> Preflight<'a> {
         if problems.is_empty() { Ok(Ready { notes, ..ready }) } else { Err(problems) }
     }
 
+    /// Where the nodes go, and how they are reached there.
+    async fn place(&mut self, mut machine: Machine, reservation: Option<&Reservation>) -> Placed {
+        if let Some(reservation) = reservation {
+            machine.subnets.retain(|subnet| subnet.zone == reservation.zone);
+            if machine.subnets.is_empty() {
+                let what =
+                    format!("reservation {} is in {}, where no subnet was found", reservation.id, reservation.zone);
+                self.look.add(Problem::new(what, "give --subnet, one of that zone"));
+            }
+        }
+        let nics = self.nics(&machine);
+        let (way, public_address, ssh_cidrs) = self.way(&machine, nics.len()).await;
+        self.check_group(&machine).await;
+        Placed { machine, nics, way, public_address, ssh_cidrs }
+    }
+
     /// What can be said without asking anybody.
     fn check_flags(&mut self) {
         let args = self.args;
-        if let Err(error) = own_tags(&args.tag) {
+        if let Err(error) = tags::own(&args.tag) {
             self.look.add(error);
         }
         self.look.problems.extend(place::check_reach(&args.reach, &place::CARRIERS));
@@ -170,35 +191,15 @@ impl<'a> Preflight<'a> {
 
     /// The nodes' image: named, or the newest of the distribution.
     async fn image(&mut self) -> Option<Image> {
-        let aws = self.look.aws;
-        let distro = self.args.distro.as_deref().unwrap_or_default();
         let found = match (&self.args.ami, self.plan) {
-            (Some(id), _) => aws.image(id).await.map(|image| {
-                image.ok_or_else(|| {
-                    let what = format!("the region {} has no AMI {id} that this account may see", aws.region);
-                    Problem::new(what, "AMI ids belong to one region; a private one must be shared with the account")
-                })
-            }),
-            (None, Some(plan)) => {
-                let catalog = self.look.catalog;
-                match catalog.distribution(&plan.distribution) {
-                    Ok(distribution) => newest_base(&mut self.look, distribution, &plan.base.architecture).await,
-                    Err(error) => Ok(Err(error.into())),
-                }
-            }
-            (None, None) => self.newest_own(distro).await,
+            (Some(id), _) => named(&self.look, id).await,
+            (None, Some(plan)) => match self.look.catalog.distribution(&plan.distribution) {
+                Ok(distribution) => newest_base(&mut self.look, distribution, &plan.base.architecture).await,
+                Err(error) => Err(error.into()),
+            },
+            (None, None) => self.newest_own().await,
         };
-        let image = match found {
-            Ok(Ok(image)) => image,
-            Ok(Err(problem)) => {
-                self.look.add(problem);
-                return None;
-            }
-            Err(error) => {
-                self.look.add(error);
-                return None;
-            }
-        };
+        let image = found.map_err(|problem| self.look.add(problem)).ok()?;
         if image.state != "available" {
             self.look.add(Problem::new(format!("AMI {} is {}", image.id, image.state), "wait until it is available"));
         }
@@ -210,21 +211,19 @@ impl<'a> Preflight<'a> {
     }
 
     /// The newest image of a distribution that efa-gen has published here.
-    async fn newest_own(
-        &self,
-        distro: &str,
-    ) -> std::result::Result<std::result::Result<Image, Problem>, crate::ec2::refusal::ApiError> {
+    async fn newest_own(&self) -> Result<Image, Problem> {
+        let distro = self.args.distro.as_deref().unwrap_or_default();
         let Ok(distribution) = self.look.catalog.distribution(distro) else {
-            return Ok(Err(Problem::usage(format!("unknown distribution {distro:?}"), "`efa-gen distros` lists them")));
+            return Err(Problem::usage(format!("unknown distribution {distro:?}"), "`efa-gen distros` lists them"));
         };
         let (of, state) = (format!("tag:{}", tags::DISTRIBUTION), format!("tag:{}", tags::STATE));
         let filters = [(of.as_str(), distribution.id.as_str()), (state.as_str(), tags::PUBLISHED)];
         let images = self.look.aws.images(&["self"], &filters).await?;
-        Ok(images.into_iter().max_by(|one, other| one.created.cmp(&other.created)).ok_or_else(|| {
+        images.into_iter().max_by(|one, other| one.created.cmp(&other.created)).ok_or_else(|| {
             let what = format!("{} has no image of {distro} that efa-gen has built", self.look.aws.region);
             let hint = format!("efa-gen build --distro {distro}, or --install: install everything at the first boot");
             Problem::new(what, hint)
-        }))
+        })
     }
 
     /// Whose login user and cloud-init it is: the image's tag says so, or the user.
@@ -372,7 +371,7 @@ impl<'a> Preflight<'a> {
     async fn dry_runs(&mut self, ready: &Ready) {
         let (Some(subnet), aws) = (ready.machine.subnets.first(), self.look.aws) else { return };
         let name = "efa-gen-dry-run";
-        let mut tags = own_tags(&self.args.tag).unwrap_or_default();
+        let mut tags = tags::own(&self.args.tag).unwrap_or_default();
         tags.insert(tags::CLUSTER.into(), ready.name.clone());
         let key = crate::ssh::new_key(name).map(|pair| pair.public).unwrap_or_default();
         let mut answers = vec![

@@ -110,24 +110,19 @@ async fn undone(
     (error, asking): (Error, &Mutex<()>),
 ) -> Error {
     let run = &folder.run;
-    let rest = format!("efa-gen sweep --run {run} --yes removes it");
+    let rest = format!("efa-gen sweep --run {run} --yes removes");
     if args.keep && error.class() != Class::Interrupted {
-        talk.note(format!("everything is kept: {rest}"));
+        talk.note(format!("everything is kept: {rest} it"));
         return error;
     }
     talk.step("Remove what the launch has made");
-    tokio::select! {
-        // What EC2 is launching right now is in the ledger as soon as it has answered.
-        _ = asking.lock() => {}
-        () = sweep::asked_to_leave(&mut stop, talk) => {
-            talk.note(format!("interrupted again while EC2 launches nodes: {rest}"));
-            return error;
-        }
+    if !sweep::answered(asking, &mut stop, talk, &rest).await {
+        return error;
     }
     let known = match folder.known() {
         Ok(known) => known,
         Err(unread) => {
-            talk.note(format!("{unread}: {rest}"));
+            talk.note(format!("{unread}: {rest} it"));
             return error;
         }
     };
@@ -137,8 +132,8 @@ async fn undone(
                 talk.note(format!("{} could not be removed: {unremoved}", folder.path.display()));
             }
         }
-        Ok(left) => talk.note(format!("{}: {rest}", sweep::still_there(&left))),
-        Err(unfinished) => talk.note(format!("{unfinished}: {rest}")),
+        Ok(left) => talk.note(format!("{}: {rest} it", sweep::still_there(&left))),
+        Err(unfinished) => talk.note(format!("{unfinished}: {rest} it")),
     }
     error
 }

@@ -44,7 +44,8 @@ impl Aws {
         Ok(subnets.into_iter().map(subnet).collect())
     }
 
-    /// Where a subnet's default route leads: the id of a gateway (`igw-...`, `nat-...`), or nothing.
+    /// Where a subnet's default route leads: the id of a gateway (`igw-...`, `nat-...`), or nothing. A route whose target is
+    /// gone leads nowhere.
     pub async fn default_route(&self, subnet: &Subnet) -> Answer<Option<String>> {
         let own = self.route_tables(&[("association.subnet-id", &subnet.id)]).await?;
         let tables = match own.is_empty() {
@@ -52,7 +53,10 @@ impl Aws {
             false => own,
         };
         let routes = tables.into_iter().flat_map(|table| table.routes.unwrap_or_default());
-        let mut defaults = routes.filter(|route| route.destination_cidr_block.as_deref() == Some(DEFAULT_ROUTE));
+        let mut defaults = routes.filter(|route| {
+            route.destination_cidr_block.as_deref() == Some(DEFAULT_ROUTE)
+                && route.state != Some(sdk::RouteState::Blackhole)
+        });
         Ok(defaults.next().and_then(|route| {
             let via = [route.gateway_id, route.nat_gateway_id, route.transit_gateway_id, route.network_interface_id];
             via.into_iter().flatten().next()

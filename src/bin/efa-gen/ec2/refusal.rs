@@ -161,7 +161,7 @@ const HINTS: [(&[&str], &str); 20] = [
         &["RequestLimitExceeded", "Throttling", "ThrottlingException"],
         "the account's calls are throttled: something else uses the API heavily; try again in a minute",
     ),
-    (&["ServiceUnavailable", "Unavailable", "InternalError"], "AWS itself has trouble: try again; `--resume` goes on"),
+    (&["ServiceUnavailable", "Unavailable", "InternalError"], "AWS itself has trouble: try again later"),
     (
         &["OperationNotPermitted"],
         "it is protected: remove the protection first (`efa-gen image rm --unprotect` does so for an image)",

@@ -100,9 +100,14 @@ async fn gpus(place: Place<'_>) -> Result<u32> {
             "the test needs a GPU and its driver; to judge a log give --log, to test other hosts from here --hostfile",
         )
     };
-    // What it says when it fails is the reason that is told; the status would hide it.
-    let listed = place.ask("nvidia-smi --query-gpu=index --format=csv,noheader 2>&1 || true").await?;
+    // What it says when it fails is the reason that is told, so the question itself succeeds.
+    let said = place.ask("nvidia-smi --query-gpu=index --format=csv,noheader 2>&1; printf '\\n%s' \"$?\"").await?;
+    let (listed, status) = said.rsplit_once('\n').unwrap_or_default();
     let numbers = listed.lines().filter(|line| line.trim().parse::<u32>().is_ok()).count();
+    if status != "0" {
+        // It may have listed others: a machine with a lost GPU is not whole.
+        return Err(none(format!("nvidia-smi ended with {status}: {}", listed.trim())));
+    }
     if numbers == 0 {
         return Err(none(listed.trim().to_owned()));
     }

@@ -36,13 +36,8 @@ pub async fn finish(
     }
     talk.step("Remove what the run has made");
     let rest = format!("efa-gen sweep --run {} --yes removes", folder.run);
-    tokio::select! {
-        // What EC2 is launching right now is in the ledger as soon as it has answered.
-        _ = asking.lock() => {}
-        () = sweep::asked_to_leave(&mut stop, talk) => {
-            talk.note(format!("interrupted again while EC2 launches a machine: {rest} it"));
-            return built;
-        }
+    if !sweep::answered(asking, &mut stop, talk, &rest).await {
+        return built;
     }
     let known = folder.known()?;
     // Copies that were begun lie in other regions.
@@ -72,9 +67,6 @@ pub async fn finish(
     // What is kept is gone on with by what the folder holds.
     if untested.is_empty() {
         folder.forget_secrets()?;
-        if built.as_ref().is_err_and(|error| error.hint_text().is_some_and(|hint| hint.contains("--resume"))) {
-            talk.note("everything is removed, so there is nothing to --resume: build again, with --on-error keep");
-        }
     }
     built
 }
