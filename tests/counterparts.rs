@@ -99,6 +99,7 @@ fn packer_refuses_values_that_the_template_forbids() {
         ("ssh_cidrs=[\"0.0.0.0/0\"]", "never the whole Internet"),
         ("ssh_cidrs=[\"203.0.113.7/32\", \"203.0.113.7/0\"]", "never the whole Internet"),
         ("ssh_cidrs=[\"128.0.0.0/1\"]", "never the whole Internet"),
+        ("ssh_cidrs=[\"0.0.0.0/00\"]", "never the whole Internet"),
         ("ssh_cidrs=[\"::/0\"]", "never the whole Internet"),
         ("region=everywhere", "must look like us-east-1"),
         ("subnet_id=vpc-1", "must look like subnet-"),

@@ -50,9 +50,17 @@ fn a_build_is_told_everything_at_once() {
     let no_type = run(&["--source-ami", BASE, "--builder-type", "p3dn.24xlarge"]);
     assert_ran(&no_type, 4, &[&[NO_TYPE, no_gpu, "5 problems found before anything was made"], &of_base[..]].concat());
     let no_base = run(&["--source-ami", "ami-00000404"]);
-    assert_ran(&no_base, 4, &[NO_AMI, NO_WAY, no_gpu, "4 problems found before anything was made"]);
+    assert_ran(
+        &no_base,
+        4,
+        &[&[NO_AMI, NO_WAY, no_gpu, "6 problems found before anything was made"], &of_base[..]].concat(),
+    );
     let neither = run(&["--source-ami", "ami-00000404", "--builder-type", "p3dn.24xlarge"]);
-    assert_ran(&neither, 4, &[NO_AMI, NO_TYPE, no_gpu, "4 problems found before anything was made"]);
+    assert_ran(
+        &neither,
+        4,
+        &[&[NO_AMI, NO_TYPE, no_gpu, "6 problems found before anything was made"], &of_base[..]].concat(),
+    );
 }
 
 #[test]
@@ -65,8 +73,22 @@ fn a_launch_is_told_everything_at_once() {
     assert_ran(&run("p3dn.24xlarge", BASE), 4, &[NO_TYPE, "--root-gib 8 is too small", "2 problems found"]);
     let other = "g4dn.8xlarge is a machine for arm64, the image is for x86_64";
     assert_ran(&run("g4dn.8xlarge", BASE), 4, &[other, NO_WAY, "--root-gib 8 is too small", "3 problems found"]);
-    // What the image is for is not known then.
-    assert_ran(&run("g4dn.8xlarge", "ami-00000404"), 4, &[NO_AMI, NO_WAY, "2 problems found"]);
+    // Without the image it is the plan that says what its machines are.
+    let plans = "g4dn.8xlarge is a machine for arm64, the plan is for x86_64";
+    let no_image = run("g4dn.8xlarge", "ami-00000404");
+    assert_ran(&no_image, 4, &[NO_AMI, plans, NO_WAY, "--root-gib 8 is too small", "4 problems found"]);
+    let line = ["launch", "--plan", "--nodes", "2", "--type", "g4dn.8xlarge", "--ssh-cidr", "203.0.113.7/32"];
+    let ran = stage.run(&[&line[..], &["--ami", "ami-00000404", "--distro", "debian"]].concat());
+    assert_ran(&ran, 4, &[NO_AMI, "unknown distribution", "did you mean"]);
+    assert!(!ran.stderr.contains("is a machine for"), "nobody knows of which kind: {}", ran.stderr);
+}
+
+#[test]
+fn what_two_machines_have_in_common_is_told_once() {
+    let stage = Stage::new(|_, action, _| (action == "DescribeSubnets").then(|| done(action, "<subnetSet/>")));
+    let ran = stage.build(&["--plan", "--gate", "p5.48xlarge", "--subnet", "subnet-404"]);
+    assert_ran(&ran, 4, &["subnet-404"]);
+    assert_eq!(ran.stderr.matches("subnet-404").count(), 1, "{}", ran.stderr);
 }
 
 #[test]

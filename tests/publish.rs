@@ -136,6 +136,15 @@ fn an_image_that_is_there_is_built_again_by_force_alone() {
     let ran = stage.build(&["--no-encrypt"]);
     assert_ran(&ran, 0, &[]);
     assert!(ran.stdout.contains("ami-00000001 is there already") && ran.stdout.contains("--force"), "{}", ran.stdout);
+    assert!(!ran.stderr.contains("stays as it is"), "{}", ran.stderr);
+    // What is asked for besides is not done to it, and that is said.
+    let more = ["--no-encrypt", "--tag", "team=hpc", "--tag", "cost=7", "--root-gib", "200"];
+    let note =
+        "ami-00000001 is there already and stays as it is, without --tag cost=7, --root-gib 200 (it has 0): --force";
+    assert_ran(&stage.build(&more), 0, &[note]);
+    let named = stage.image(IMAGE).name;
+    let again = stage.build(&["--no-encrypt", "--tag", "cost=7", "--name", &named]);
+    assert_ran(&again, 0, &["without --tag cost=7: --force with another --name builds another one"]);
     assert_eq!(launched(), 0);
     // A name is one image's, by force or not.
     let taken = stage.image(IMAGE).name;

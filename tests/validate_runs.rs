@@ -269,17 +269,27 @@ fn without_hosts_it_is_this_one_with_all_its_gpus() {
     let output = two.env("PATH", &path).output().expect("it starts");
     assert!(stdout(&output).contains("FAIL: not a network test: only one host took part"), "{}", stdout(&output));
 
-    for (script, why) in [
-        ("echo 'NVIDIA-SMI has failed because'; exit 9", "nvidia-smi ended with 9: NVIDIA-SMI has failed because"),
-        ("printf 0; echo 'GPU 1 is lost' >&2; exit 15", "nvidia-smi ended with 15: 0GPU 1 is lost"),
-        ("printf '0\\n'; exit 15", "nvidia-smi ended with 15: 0"),
-        ("exit 0", ""),
+    let lost = "after 1 of them: 0";
+    let none = "this machine has no NVIDIA GPU that works";
+    for (script, what, why) in [
+        ("echo 'NVIDIA-SMI has failed'; exit 9", none, "status 9: NVIDIA-SMI has failed"),
+        ("printf 'GPU 1 is lost' >&2; exit 15", none, "status 15: GPU 1 is lost"),
+        ("echo 'no devices'", none, ": no devices"),
+        ("exit 14", none, "status 14"),
+        ("printf '0\\n'; exit 15", "this machine may have more GPUs than work", lost),
     ] {
         stage.program("nvidia-smi", script);
         let output = stage.command(&[]).env("PATH", &path).output().expect("it starts");
         assert_eq!(output.status.code(), Some(7));
-        assert!(stderr(&output).contains("error: this machine has no NVIDIA GPU that works"), "{}", stderr(&output));
-        assert!(stderr(&output).contains(why), "{why}: {}", stderr(&output));
+        assert!(stderr(&output).contains(what) && stderr(&output).contains(why), "{why}: {}", stderr(&output));
+    }
+    // A warning that all have been listed with, and GPUs that somebody has chosen: told, and gone on with.
+    for (script, variable) in [("printf '0\\n'; exit 14", "NONE"), ("printf '0\\n'; exit 15", "CUDA_VISIBLE_DEVICES")] {
+        stage.program("nvidia-smi", script);
+        let mut command = stage.command(&["--keep-log", "run.log"]);
+        let output = command.env("PATH", &path).env(variable, "0").output().expect("it starts");
+        assert!(stage.calls().pop().is_some_and(|run| run.contains("localhost:1|")), "{}", stderr(&output));
+        assert!(stderr(&output).contains(lost), "{}", stderr(&output));
     }
 }
 

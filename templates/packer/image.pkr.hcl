@@ -36,7 +36,7 @@ variable "ssh_cidrs" {
 <%- endfor %>
 
   validation {
-    condition     = <~ ssh_cidrs.needed ~>length([for cidr in var.ssh_cidrs : cidr if contains(["0", "1", "2", "3", "4", "5", "6", "7"], element(split("/", cidr), 1))]) == 0
+    condition     = <~ ssh_cidrs.needed ~>length([for cidr in var.ssh_cidrs : cidr if regex_replace(cidr, "/0*[0-7]$", "") != cidr]) == 0
     error_message = "Name who may connect, in ranges of /8 or smaller: never the whole Internet."
   }
 }

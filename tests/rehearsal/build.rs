@@ -95,6 +95,8 @@ fn a_whole_build_and_the_same_again() {
     let manifest = account.file("manifest.json").display().to_string();
     let more = ["--manifest", &manifest, "--copy-to", "us-east-1", "--tag", "team=hpc"];
     let arguments = account.words(&[&["--ssh-cidr", "10.78.0.1/32"], &WAYS[..], &more].concat());
+    let plan = [&arguments[..], &["--plan".to_owned()]].concat();
+    let planned = ran(&mut with_secret(&account, &account.efa_gen(&plan))).good();
     let mut command = with_secret(&account, &account.efa_gen(&arguments));
     let ended = AtomicBool::new(false);
     let (said, seen) = std::thread::scope(|scope| {
@@ -105,7 +107,12 @@ fn a_whole_build_and_the_same_again() {
     });
     assert_eq!(seen, BTreeSet::new(), "secrets");
     let said = said.good();
-    assert!(!said.contains(SECRET) && !said.contains("PRIVATE KEY"), "{said}");
+    let east = Account::in_region("us-east-1");
+    let tags = [account.things(), east.things()].concat().join("\n");
+    let written = fs::read_to_string(&manifest).expect("a manifest");
+    for (what, text) in [("plan", &planned), ("build", &said), ("tags", &tags), ("manifest", &written)] {
+        assert!(!text.contains(SECRET) && !text.contains("PRIVATE KEY"), "{what}: {text}");
+    }
     account.keeps_no_secret();
     let run = account.runs().pop().expect("a run");
     let images = account.images_of(&run);
@@ -128,7 +135,6 @@ fn a_whole_build_and_the_same_again() {
     let listed = ran(&mut account.through(&[], &["images", "--region", account.region])).good();
     assert!(listed.contains(&image), "{listed}");
 
-    let east = Account::in_region("us-east-1");
     let copies = east.images_of(&run);
     assert_eq!(copies.len(), 1, "{copies:?}");
     inspect(&text(&copies[0]["ImageId"]));

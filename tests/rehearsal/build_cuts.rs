@@ -30,13 +30,19 @@ fn cuts(calls: &[Value]) -> Vec<Cut> {
         places.extend(["3".to_owned(), (calls.len() / 2).to_string()]);
         for call in calls.iter().filter(|call| changes(call)) {
             let action = text(&call["action"]);
-            if !places.contains(&action) {
+            if action != "CopyImage" && !places.contains(&action) {
                 places.push(action);
             }
         }
     }
     let sides = ["--kill-before", "--kill-after"].into_iter().cycle();
-    sides.zip(places).collect()
+    sides.zip(places).chain(copying()).collect()
+}
+
+/// Around the call that makes something in another region, which the run's record then has not yet.
+fn copying() -> impl Iterator<Item = Cut> {
+    let sides = if full() { &[][..] } else { &["--kill-before", "--kill-after"] };
+    sides.iter().map(|side| (*side, "CopyImage".to_owned()))
 }
 
 /// The other side of every call with --full; else three of them, for each kind of call is resumed from in a test of its own.
@@ -44,7 +50,7 @@ fn cuts_to_resume(calls: &[Value]) -> Vec<Cut> {
     let part = if full() { 1 } else { calls.len() / 4 };
     let places = (1..=calls.len()).step_by(part).skip(usize::from(!full()));
     let sides = ["--kill-after", "--kill-before"].into_iter().cycle();
-    sides.zip(places.map(|number| number.to_string())).collect()
+    sides.zip(places.map(|number| number.to_string())).chain(copying()).collect()
 }
 
 /// Makes each of the cuts of an undisturbed build, at three places at once.

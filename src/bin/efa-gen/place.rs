@@ -65,8 +65,12 @@ impl<'a> Look<'a> {
         Look { aws, catalog, problems: Vec::new(), notes: Vec::new() }
     }
 
+    /// Takes a problem, once: two machines may have the same one.
     pub fn add(&mut self, problem: impl Into<Problem>) {
-        self.problems.push(problem.into());
+        let problem = problem.into();
+        if !self.problems.iter().any(|known| known.what == problem.what) {
+            self.problems.push(problem);
+        }
     }
 
     /// What EC2 says of a type, and the subnets in zones that have it. Tells whether such machines would start, as far as

@@ -95,11 +95,11 @@ impl<'a> Preflight<'a> {
         if let Some(gate) = &gate {
             self.check_gate(gate);
         }
-        let image = match &base {
-            Some(base) => Some(self.image(base).await),
-            None => None,
-        };
-        let (Some(base), Some(builder), Some((root_gib, name, existing))) = (base, builder, image) else {
+        let agents = base.as_ref().map_or("", |base| base.id.as_str());
+        self.look.check_agent(&args.reach, self.distribution, agents, args.builder.source_ami.is_none());
+        let root_gib = self.root_gib(base.as_ref());
+        let image = self.image(base.as_ref()).await;
+        let (Some(base), Some(builder), Some((name, existing))) = (base, builder, image) else {
             return Err(self.look.problems);
         };
         let mut ready = Ready {
@@ -195,24 +195,24 @@ impl<'a> Preflight<'a> {
         Some(base)
     }
 
-    /// What the base decides: the size of the root volume, the image's name, and whether it is there already.
-    async fn image(&mut self, base: &Image) -> (i32, String, Option<Image>) {
-        let args = self.args;
-        self.look.check_agent(&args.reach, self.distribution, &base.id, args.builder.source_ami.is_none());
-        let name = args.publish.name.clone().unwrap_or_else(|| self.default_name(base));
+    /// The image's name, and what has that name already. Without a base only a name that is given is known.
+    async fn image(&mut self, base: Option<&Image>) -> Option<(String, Option<Image>)> {
+        let publish = &self.args.publish;
+        let name = publish.name.clone().or_else(|| base.map(|base| self.default_name(base)))?;
         let existing = self.existing(base, &name).await;
         if existing.is_none() {
-            let found = publish::check_regions(self.look.aws, &args.publish, &name, self.run).await;
+            let found = publish::check_regions(self.look.aws, publish, &name, self.run).await;
             self.look.problems.extend(found);
         }
-        (self.root_gib(base), name, existing)
+        Some((name, existing))
     }
 
-    fn root_gib(&mut self, base: &Image) -> i32 {
-        let needed = i32::try_from(self.plan.base.root_gib).unwrap_or(i32::MAX).max(base.root_gib);
+    fn root_gib(&mut self, base: Option<&Image>) -> i32 {
+        let of_base = base.map_or(0, |base| base.root_gib);
+        let needed = i32::try_from(self.plan.base.root_gib).unwrap_or(i32::MAX).max(of_base);
         match self.args.builder.root_gib.map(i32::from) {
             Some(asked) if asked < needed => {
-                let what = format!("--root-gib {asked} is too small: the plan and AMI {} need {needed} GiB", base.id);
+                let what = format!("--root-gib {asked} is too small: the plan and its base AMI need {needed} GiB");
                 self.look.add(Problem::new(what, format!("leave it out, or give {needed} or more")));
                 needed
             }
@@ -230,7 +230,7 @@ impl<'a> Preflight<'a> {
     }
 
     /// An image that need not be built again. One that has the name and is another is a problem.
-    async fn existing(&mut self, base: &Image, name: &str) -> Option<Image> {
+    async fn existing(&mut self, base: Option<&Image>, name: &str) -> Option<Image> {
         let digest = self.plan.digest();
         let found = match self.look.aws.images(&["self"], &[("name", name)]).await {
             Ok(found) => found,
@@ -239,8 +239,10 @@ impl<'a> Preflight<'a> {
                 return None;
             }
         };
-        let same =
-            |image: &Image| image.tags.get(tags::PLAN) == Some(&digest) && image.tags.get(tags::BASE) == Some(&base.id);
+        let same = |image: &Image| {
+            let of_base = base.is_none_or(|base| image.tags.get(tags::BASE) == Some(&base.id));
+            of_base && image.tags.get(tags::PLAN) == Some(&digest)
+        };
         match found.into_iter().next() {
             None => None,
             Some(image) if image.tags.get(tags::RUN).is_some_and(|run| Some(run.as_str()) == self.run) => None,
@@ -252,13 +254,14 @@ impl<'a> Preflight<'a> {
                 if self.args.publish.gate.is_some() && image.tags.get(tags::VERDICT).is_none_or(|word| word != "passed")
                 {
                     let what = format!("{} is there already, and no gate has tested it", image.id);
-                    self.look.add(Problem::new(what, "--force builds and tests another one"));
+                    self.look.add(Problem::new(what, format!("{} builds and tests another one", self.force())));
                 }
                 // The other way round says nothing: the account may encrypt whatever is asked for.
                 if !image.encrypted && !self.args.builder.no_encrypt {
                     let what = format!("{} is there already, and it is not encrypted", image.id);
-                    self.look.add(Problem::new(what, "--force builds another one"));
+                    self.look.add(Problem::new(what, format!("{} builds another one", self.force())));
                 }
+                self.note_what_stays(&image);
                 Some(image)
             }
             Some(image) => {
@@ -276,6 +279,29 @@ impl<'a> Preflight<'a> {
                 self.look.add(Problem::new(format!("the name {name} is taken by {}", image.id), hint));
                 None
             }
+        }
+    }
+
+    /// What builds another image beside one of the same plan.
+    fn force(&self) -> &'static str {
+        if self.args.publish.name.is_some() { "--force with another --name" } else { "--force" }
+    }
+
+    /// What was asked for of an image that is there already and is not done to it.
+    fn note_what_stays(&mut self, image: &Image) {
+        let (builder, id) = (&self.args.builder, &image.id);
+        let tags = tags::own(&builder.tag).unwrap_or_default();
+        let missing = tags.iter().filter(|(key, value)| image.tags.get(*key) != Some(value));
+        let mut flags: Vec<String> = missing.map(|(key, value)| format!("--tag {key}={value}")).collect();
+        let root_gib = builder.root_gib.filter(|asked| i32::from(*asked) != image.root_gib);
+        flags.extend(root_gib.map(|asked| format!("--root-gib {asked} (it has {})", image.root_gib)));
+        if !flags.is_empty() {
+            let (flags, force) = (flags.join(", "), self.force());
+            let note = format!("{id} is there already and stays as it is, without {flags}: {force} builds another one");
+            self.look.notes.push(note);
+        }
+        if builder.kms_key.is_some() {
+            self.look.notes.push(format!("{id} is there already; which KMS key it is encrypted with is not looked at"));
         }
     }
 

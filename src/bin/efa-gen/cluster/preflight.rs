@@ -87,12 +87,13 @@ impl<'a> Preflight<'a> {
         let args = self.args;
         self.check_name().await;
         let image = self.image().await;
-        let distribution = image.as_ref().and_then(|image| self.distribution(image));
+        let distribution = self.distribution(image.as_ref());
         let reservation = self.reservation().await;
-        let architecture = image.as_ref().map(|image| image.architecture.clone());
+        let of_image = image.as_ref().map(|image| (image.architecture.clone(), "the image"));
+        let architecture = of_image.or_else(|| Some((self.plan?.base.architecture.clone(), "the plan")));
         let wish = Wish {
             flag: "--type",
-            architecture: architecture.as_deref().map(|name| (name, "the image")),
+            architecture: architecture.as_ref().map(|(name, of)| (name.as_str(), *of)),
             subnet: args.subnet.as_deref(),
             spot: false,
             console: true,
@@ -100,9 +101,10 @@ impl<'a> Preflight<'a> {
             count: args.at_least.unwrap_or(args.nodes),
         };
         let machine = self.look.machine(&args.kind, &wish).await;
-        let root_gib = image.as_ref().map_or(0, |image| self.root_gib(image));
-        if let (Some(image), Some(distribution)) = (&image, distribution) {
-            self.look.check_agent(&args.reach, distribution, &image.id, args.install && args.ami.is_none());
+        let root_gib = self.root_gib(image.as_ref());
+        if let Some(distribution) = distribution {
+            let id = image.as_ref().map_or("", |image| image.id.as_str());
+            self.look.check_agent(&args.reach, distribution, id, args.install && args.ami.is_none());
         }
         let placed = match machine {
             Some(machine) => Some(self.place(machine, reservation.as_ref()).await),
@@ -213,9 +215,7 @@ impl<'a> Preflight<'a> {
     /// The newest image of a distribution that efa-gen has published here.
     async fn newest_own(&self) -> Result<Image, Problem> {
         let distro = self.args.distro.as_deref().unwrap_or_default();
-        let Ok(distribution) = self.look.catalog.distribution(distro) else {
-            return Err(Problem::usage(format!("unknown distribution {distro:?}"), "`efa-gen distros` lists them"));
-        };
+        let distribution = self.look.catalog.distribution(distro)?;
         let (of, state) = (format!("tag:{}", tags::DISTRIBUTION), format!("tag:{}", tags::STATE));
         let filters = [(of.as_str(), distribution.id.as_str()), (state.as_str(), tags::PUBLISHED)];
         let images = self.look.aws.images(&["self"], &filters).await?;
@@ -227,9 +227,10 @@ impl<'a> Preflight<'a> {
     }
 
     /// Whose login user and cloud-init it is: the image's tag says so, or the user.
-    fn distribution(&mut self, image: &Image) -> Option<&'a Distribution> {
-        let name = image.tags.get(tags::DISTRIBUTION).or(self.args.distro.as_ref());
-        let Some(name) = name else {
+    fn distribution(&mut self, image: Option<&Image>) -> Option<&'a Distribution> {
+        let tag = image.and_then(|image| image.tags.get(tags::DISTRIBUTION));
+        let Some(name) = tag.or(self.args.distro.as_ref()) else {
+            let image = image?;
             let what = format!("AMI {} does not say which distribution it is of", image.id);
             self.look.add(Problem::usage(what, "efa-gen has not built it: name its distribution with --distro"));
             return None;
@@ -356,9 +357,9 @@ impl<'a> Preflight<'a> {
         machine.info.clusters
     }
 
-    fn root_gib(&mut self, image: &Image) -> i32 {
+    fn root_gib(&mut self, image: Option<&Image>) -> i32 {
         let planned = self.plan.map_or(0, |plan| i32::try_from(plan.base.root_gib).unwrap_or(i32::MAX));
-        let needed = image.root_gib.max(planned);
+        let needed = image.map_or(0, |image| image.root_gib).max(planned);
         let asked = self.args.root_gib.map(i32::from);
         if let Some(asked) = asked.filter(|asked| *asked < needed) {
             let what = format!("--root-gib {asked} is too small: {needed} GiB are needed");

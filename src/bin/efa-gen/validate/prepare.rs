@@ -43,7 +43,7 @@ pub async fn order<'a>(
     let hosts = match (cluster, &args.test.hostfile) {
         (Some(cluster), _) => nodes(cluster)?,
         (None, Some(path)) => hosts(path, instance_type)?,
-        (None, None) => vec![Host { address: ALONE.into(), slots: gpus(place).await? }],
+        (None, None) => vec![Host { address: ALONE.into(), slots: gpus(place, talk).await? }],
     };
     let collectives = collectives(&args.test);
     let programs = programs(&args.test, catalog, instance_type, place, &collectives, talk).await?;
@@ -93,26 +93,40 @@ fn collectives(args: &TestArgs) -> Vec<Collective> {
     collectives
 }
 
+/// Status with which nvidia-smi warns of a corrupted infoROM, all GPUs listed (nvidia-smi manual, "RETURN VALUE").
+const INFOROM: &str = "14";
+
 /// GPUs of the one host that is tested.
-async fn gpus(place: Place<'_>) -> Result<u32> {
+async fn gpus(place: Place<'_>, talk: &Talk) -> Result<u32> {
+    let failed = |what: &str, why: String, hint: &str| {
+        Error::new(Class::Check, format!("{} {what}", place.name())).because(why).hint(hint)
+    };
     let none = |why: String| {
-        Error::new(Class::Check, format!("{} has no NVIDIA GPU that works", place.name())).because(why).hint(
+        failed(
+            "has no NVIDIA GPU that works",
+            why,
             "the test needs a GPU and its driver; to judge a log give --log, to test other hosts from here --hostfile",
         )
     };
     // What it says when it fails is the reason that is told, so the question itself succeeds.
     let said = place.ask("nvidia-smi --query-gpu=index --format=csv,noheader 2>&1; printf '\\n%s' \"$?\"").await?;
     let (listed, status) = said.rsplit_once('\n').unwrap_or_default();
+    let listed = listed.trim();
     let numbers = listed.lines().filter(|line| line.trim().parse::<u32>().is_ok()).count();
-    if status != "0" {
-        // It may have listed others: a machine with a lost GPU is not whole.
-        return Err(none(format!("nvidia-smi ended with {status}: {}", listed.trim())));
-    }
     if numbers == 0 {
-        return Err(none(listed.trim().to_owned()));
+        return Err(none(if status == "0" { listed.to_owned() } else { format!("status {status}: {listed}") }));
     }
     // CUDA shows no others to the ranks, and none from the first one on that it can't tell.
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok().filter(|_| matches!(place, Place::Here));
+    if status != "0" {
+        let why = format!("nvidia-smi ended with status {status} after {numbers} of them: {listed}");
+        if status != INFOROM && visible.is_none() {
+            let hint = "a GPU that is lost comes back by a reboot, or not at all; on this machine CUDA_VISIBLE_DEVICES \
+                        names those to test";
+            return Err(failed("may have more GPUs than work", why, hint));
+        }
+        talk.note(why);
+    }
     let shown =
         visible.as_ref().map(|list| list.split(',').take_while(|one| !["", "-1"].contains(&one.trim())).count());
     match shown {
