@@ -95,8 +95,8 @@ impl<'a> Preflight<'a> {
         if let Some(gate) = &gate {
             self.check_gate(gate);
         }
-        let agents = base.as_ref().map_or("", |base| base.id.as_str());
-        self.look.check_agent(&args.reach, self.distribution, agents, args.builder.source_ami.is_none());
+        let id = base.as_ref().map_or("", |base| base.id.as_str());
+        self.look.check_agent(&args.reach, self.distribution, id, args.builder.source_ami.is_none());
         let root_gib = self.root_gib(base.as_ref());
         let image = self.image(base.as_ref()).await;
         let (Some(base), Some(builder), Some((name, existing))) = (base, builder, image) else {

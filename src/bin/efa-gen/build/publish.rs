@@ -165,9 +165,8 @@ pub async fn wait_until_believed(aws: &Aws, id: &str, talk: &Talk) -> Result<Ima
         sleep(BETWEEN_READS).await;
     }
     let text = format!("image {id} in {} was available, and then not always", aws.region);
-    Err(Error::new(Class::Cloud, text).hint(
-        "something else may work on it: build again when it is settled, a run kept by --on-error keep goes on then",
-    ))
+    Err(Error::new(Class::Cloud, text)
+        .hint("something else may work on it: build again when it is settled; a run kept by --on-error keep goes on"))
 }
 
 impl Order {

@@ -6,7 +6,7 @@ use aws_sdk_ec2::types as sdk;
 use super::model::{Members, Reservation, Subnet, Tags, TypeInfo};
 use super::{Answer, Aws, failed, sdk_filters, tagged, text};
 
-/// Every address: the destination of a route to whatever no other route covers.
+/// Every address: the destination of a route to whatever no other route covers. It is looked for, and given to no rule.
 const DEFAULT_ROUTE: &str = "0.0.0.0/0";
 
 impl Aws {
