@@ -23,7 +23,7 @@ import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 REHEARSAL = os.path.join(HERE, "..", "tests", "rehearsal")
-CLOUD = os.path.join(REHEARSAL, "cloud.py")
+CLOUD = os.path.join(REHEARSAL, "control.py")
 CIDR = "10.78.0.1/32"
 STAGES = ("prepare", "update", "kernel", "driver", "efa", "nccl", "plugin", "nccl-tests", "environment", "check", "seal")
 

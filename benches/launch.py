@@ -18,7 +18,7 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
-CLOUD = os.path.join(HERE, "..", "tests", "rehearsal", "cloud.py")
+CLOUD = os.path.join(HERE, "..", "tests", "rehearsal", "control.py")
 REGION = "us-east-1"
 # One EFA device, no GPU.
 KIND = "c5n.18xlarge"

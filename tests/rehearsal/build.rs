@@ -48,7 +48,7 @@ fn with_secret(account: &Account, command: &Command) -> Command {
     let text =
         format!("AWS_SECRET_ACCESS_KEY=$(cat {})\nexport AWS_SECRET_ACCESS_KEY\nexec \"$@\"\n", secret.display());
     fs::write(&script, text).expect("a file can be written");
-    // cloud.py run FOLDER sh with-secret COMMAND...
+    // control.py run FOLDER sh with-secret COMMAND...
     let words: Vec<_> = command.get_args().skip(2).map(ToOwned::to_owned).collect();
     let mut line = vec!["sh".into(), script.into_os_string()];
     line.extend(words);

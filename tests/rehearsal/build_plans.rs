@@ -8,7 +8,7 @@ use crate::account::{Account, changes};
 use crate::machine::{Ran, ran, text};
 
 /// The catalog has older images of each, newer ones of strangers, other families of the same owner, and deprecated ones
-/// (cloud/amis.json).
+/// (cloud/ec2/amis.json).
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn every_distribution_begins_from_its_own_newest_image() {

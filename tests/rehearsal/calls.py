@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Runs a command whose calls of AWS all pass through here: numbered, recorded, and answered as in AWS's bad hours.
 
-  cloud.py run FOLDER calls.py [OPTION...] -- COMMAND...
+  control.py run FOLDER calls.py [OPTION...] -- COMMAND...
 
   --record FILE          one line of JSON for each call
   --kill-before CALL     kill -9 of COMMAND and its process group before this call reaches the API; exit code 137. CALL is a

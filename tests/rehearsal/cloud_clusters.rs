@@ -1,6 +1,6 @@
 //! The rehearsal cloud does what a cluster needs of it: many machines by one call, room for fewer, elastic addresses, and
 //! light hosts where only SSH is needed.
-//! (The API's own tests, without machines, are cloud/test_ec2.py.)
+//! (The API's own tests, without machines, are cloud/tests.)
 
 use std::collections::BTreeSet;
 use std::fs;

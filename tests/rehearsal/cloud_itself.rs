@@ -1,5 +1,5 @@
 //! The rehearsal cloud is what the other tests take it for: machines that boot and reboot, an API that refuses what EC2
-//! refuses, faults in front of it. (The API's own tests, without guests, are cloud/test_ec2.py.)
+//! refuses, faults in front of it. (The API's own tests, without guests, are cloud/tests.)
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -130,7 +130,7 @@ fn faults_stand_in_front_of_the_api() {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn without_root_it_says_what_it_needs() {
     use std::os::unix::process::CommandExt;
-    for (program, argument) in [("cloud.py", Some("up")), ("run", None), ("rootfs.sh", None)] {
+    for (program, argument) in [("control.py", Some("up")), ("run", None), ("rootfs.sh", None)] {
         let copy = std::env::temp_dir().join(format!("efa-gen-{program}-{}", std::process::id()));
         std::fs::copy(beside(program), &copy).expect("a file can be copied");
         let mut command = std::process::Command::new(&copy);

@@ -64,7 +64,7 @@ pub fn beside(name: &str) -> PathBuf {
 }
 
 fn cloud_py(verb: &str) -> Command {
-    let mut command = Command::new(beside("cloud.py"));
+    let mut command = Command::new(beside("control.py"));
     command.arg(verb).arg(cloud()).stdin(Stdio::null());
     command
 }
@@ -83,7 +83,7 @@ pub fn ran(command: &mut Command) -> Ran {
 
 /// One EC2 call; the answer, or EC2's error code and message.
 pub fn try_ec2(call: &str, arguments: &Value) -> Result<Value, String> {
-    let output = cloud_py("ec2").args([call, &arguments.to_string()]).output().expect("cloud.py starts");
+    let output = cloud_py("ec2").args([call, &arguments.to_string()]).output().expect("control.py starts");
     if output.status.success() {
         return Ok(serde_json::from_slice(&output.stdout).expect("the answer is JSON"));
     }

@@ -1,4 +1,4 @@
-//! The rehearsal: what efa-gen renders is executed in a cloud on one machine (cloud.py and the folders beside it).
+//! The rehearsal: what efa-gen renders is executed in a cloud on one machine (control.py and the folders beside it).
 //!
 //! Run by `tests/rehearsal/run`, which starts the cloud; a plain `cargo test` leaves it out and says so. With
 //! `EFA_GEN_REHEARSAL_FULL` set, every cut is also made on a guest of its own; else a sample.

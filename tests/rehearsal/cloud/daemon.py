@@ -1,5 +1,5 @@
 """Owns the cloud's one process: it is PID 1 of its own PID, mount and network namespaces, so that all it makes ends
-with it. Started by ../cloud.py; knows nothing of tests.
+with it. Started by ../control.py; knows nothing of tests.
 
   daemon.py FOLDER ROOTFS NSPAWN CACHE HOST_NETWORK_FD"""
 
@@ -12,13 +12,13 @@ import threading
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-import ec2
-import hosts
-import names
-import network
-from guests import Guests
-from machines import Machines
-from sites import Sites
+from cloud.ec2 import api
+from cloud.guest import hosts
+from cloud.net import names
+from cloud.net import network
+from cloud.guest.guests import Guests
+from cloud.guest.machines import Machines
+from cloud.net.sites import Sites
 
 
 class Quiet(WSGIRequestHandler):
@@ -37,20 +37,20 @@ def serve(server):
 def main():
     folder, rootfs, nspawn, cache, host_network = sys.argv[1:]
     network.set_up_bridge()
-    guests = Guests(folder, nspawn, rootfs, ec2.images_with_root())
+    guests = Guests(folder, nspawn, rootfs, api.images_with_root())
     machines = Machines(guests, hosts.Hosts(folder, rootfs))
-    ec2.install(machines)
+    api.install(machines)
     fetch = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{host_network}"]
-    sites = Sites(os.path.join(cache, "archive"), os.path.join(folder, "mirror"), fetch, ec2.app(), {
+    sites = Sites(os.path.join(cache, "archive"), os.path.join(folder, "mirror"), fetch, api.app(), {
         "cut-off": lambda address, server: guests.cut_off(address, server, True),
         "reconnect": lambda address, server: guests.cut_off(address, server, False),
         "leave-free": guests.leave_free,
-        "light-image": ec2.light_image,
-        "file": ec2.put_file,
-        "fail-image": ec2.fail_image,
-        "room": lambda place, type, count: ec2.set_room(place, type, count),
-        "reservation": lambda type, **said: ec2.reserve(kind=type, **said),
-        "quota": ec2.set_quota,
+        "light-image": api.light_image,
+        "file": api.put_file,
+        "fail-image": api.fail_image,
+        "room": lambda place, type, count: api.set_room(place, type, count),
+        "reservation": lambda type, **said: api.reserve(kind=type, **said),
+        "quota": api.set_quota,
     })
     secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     secure.load_cert_chain(os.path.join(folder, "tls.crt"), os.path.join(folder, "tls.key"))
@@ -64,7 +64,7 @@ def main():
         pass
     if not machines.remove_all():
         sys.exit(1)
-    # For cloud.py down, which cannot see how a process ends that is not its child.
+    # For control.py down, which cannot see how a process ends that is not its child.
     subprocess.run(["touch", os.path.join(folder, "ended")], check=True)
 
 

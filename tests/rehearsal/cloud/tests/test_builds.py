@@ -1,11 +1,12 @@
 """Tests what a build asks of the account before and around its instance: the way to the Internet, quotas, consoles, tags,
 images that fail. Knows nothing of what is built.
 
-Run by test_ec2.py.
+Run by `python -m cloud.tests`.
 """
 
-import names
-from ec2_testing import Ec2Test, client, ec2, until
+from cloud.net import names
+from cloud.ec2 import api
+from cloud.tests.testing import Ec2Test, client, until
 
 RUN = [{"Key": "run", "Value": "r1"}]
 TAGGED = [{"Name": "tag:run", "Values": ["r1"]}]
@@ -119,7 +120,7 @@ class Run(Ec2Test):
 
     def test_an_image_that_is_told_to_fail(self):
         instance_id = self.stopped()["InstanceId"]
-        ec2.fail_image("bad")
+        api.fail_image("bad")
         bad, good = (self.ec2.create_image(InstanceId=instance_id, Name=name)["ImageId"] for name in ("bad", "good"))
         failed = until(lambda: self.image(bad)["State"] == "failed" and self.image(bad))
         self.assertIn("told to let this image fail", failed["StateReason"]["Message"])

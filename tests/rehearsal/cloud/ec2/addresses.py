@@ -9,7 +9,7 @@ from moto.core.responses import ActionResult, EmptyResult
 from moto.ec2.models.elastic_ip_addresses import ElasticAddress
 from moto.ec2.utils import random_eip_association_id
 
-from ec2_core import refusal, tags_by_type
+from cloud.ec2.core import refusal, tags_by_type
 
 
 class Addresses:

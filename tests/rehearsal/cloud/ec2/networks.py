@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from moto.ec2.exceptions import InvalidSecurityGroupNotFoundError
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS
 
-from ec2_core import refusal
-from ec2_instances import slot
+from cloud.ec2.core import refusal
+from cloud.ec2.instances import slot
 
 
 @dataclass

@@ -17,9 +17,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-import ec2
+from cloud.ec2 import api
 
-(ROOT,) = ec2.images_with_root()
+(ROOT,) = api.images_with_root()
 NO_IMAGE, NO_GROUP, NO_SUBNET = "ami-0123456789abcdef0", "sg-0123456789abcdef0", "subnet-0123456789abcdef0"
 NO_INSTANCE = "i-0123456789abcdef0"
 
@@ -125,8 +125,8 @@ class Quiet(WSGIRequestHandler):
 @cache
 def server():
     """The address of the API, served from now on."""
-    ec2.install(FakeGuests())
-    served = make_server("127.0.0.1", 0, ec2.app(), threaded=True, request_handler=Quiet)
+    api.install(FakeGuests())
+    served = make_server("127.0.0.1", 0, api.app(), threaded=True, request_handler=Quiet)
     threading.Thread(target=served.serve_forever, daemon=True).start()
     return f"http://127.0.0.1:{served.server_port}"
 
@@ -154,7 +154,7 @@ class Ec2Test(unittest.TestCase):
         url = f"{server()}/moto-api/reset"
         urllib.request.urlopen(urllib.request.Request(url, method="POST")).close()
         self.guests = FakeGuests()
-        ec2.install(self.guests)
+        api.install(self.guests)
         self.ec2 = client()
         self.subnets = {s["AvailabilityZone"]: s["SubnetId"] for s in self.ec2.describe_subnets()["Subnets"]}
 
@@ -178,7 +178,7 @@ class Ec2Test(unittest.TestCase):
         return self.ec2.run_instances(**self.request(**more))["Instances"][0]
 
     def pace(self, factor):
-        ec2.RehearsalEc2.cloud.pace = factor
+        api.RehearsalEc2.cloud.pace = factor
 
     def now(self, instance_id):
         return self.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0]

@@ -15,7 +15,7 @@ from moto.ec2.exceptions import InvalidAMIIdError, MalformedAMIIdError, Unvailab
 from moto.ec2.models.elastic_block_store import Snapshot as MotoSnapshot
 from moto.ec2.utils import random_ami_id, random_snapshot_id
 
-from ec2_core import IMAGE_SECONDS, iso, moment, refusal, tag_list
+from cloud.ec2.core import IMAGE_SECONDS, iso, moment, refusal, tag_list
 
 LIGHT = "rehearsal-light"
 LIGHT_TAGS = {

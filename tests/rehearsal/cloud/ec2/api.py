@@ -47,15 +47,15 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.servicequotas.models import ServiceQuotasBackend
 from moto.ssm.models import Parameter, ParameterDict
 
-from ec2_addresses import Addresses
-from ec2_capacity import Capacity, Reservations
-from ec2_core import Cloud, Region, refusal
-from ec2_groups import KeyPairIds, PlacementGroups, SecurityGroupRules
-from ec2_image_actions import Images
-from ec2_images import images_with_root, light_image_of, load_catalogue, newest_by_parameter
-from ec2_instance_actions import Instances
-from ec2_instances import extend_interfaces
-from ec2_launch import Launches
+from cloud.ec2.addresses import Addresses
+from cloud.ec2.capacity import Capacity, Reservations
+from cloud.ec2.core import Cloud, Region, refusal
+from cloud.ec2.groups import KeyPairIds, PlacementGroups, SecurityGroupRules
+from cloud.ec2.image_actions import Images
+from cloud.ec2.images import images_with_root, light_image_of, load_catalogue, newest_by_parameter
+from cloud.ec2.instance_actions import Instances
+from cloud.ec2.instances import extend_interfaces
+from cloud.ec2.launch import Launches
 
 __all__ = ["app", "fail_image", "images_with_root", "install", "light_image", "put_file", "reserve", "set_quota", "set_room"]
 

@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """Starts, stops and steers the rehearsal cloud: a small EC2 of real parts on one Linux machine.
 
-  cloud.py up FOLDER               start it; all that it is lies in FOLDER
-  cloud.py down FOLDER             end it; FOLDER goes too
-  cloud.py run FOLDER COMMAND...   run a command on the cloud's network, where AWS's names are the cloud's API
-  cloud.py ec2 FOLDER CALL [JSON]  one EC2 call by its boto3 name, arguments and answer as JSON
-  cloud.py steer FOLDER VERB [NAME=VALUE...]   what no EC2 call does; the table in cloud/daemon.py has
+  control.py up FOLDER               start it; all that it is lies in FOLDER
+  control.py down FOLDER             end it; FOLDER goes too
+  control.py run FOLDER COMMAND...   run a command on the cloud's network, where AWS's names are the cloud's API
+  control.py ec2 FOLDER CALL [JSON]  one EC2 call by its boto3 name, arguments and answer as JSON
+  control.py steer FOLDER VERB [NAME=VALUE...]   what no EC2 call does; the table in cloud/daemon.py has
                                    the verbs
 
 Needs root, Debian's systemd-container, mmdebstrap, iproute2, openssl and openssh-client, and for the first start a
@@ -23,12 +23,11 @@ import time
 HERE = os.path.dirname(os.path.realpath(__file__))
 CACHE = os.environ.get("EFA_GEN_REHEARSAL_CACHE") or os.path.expanduser("~/.cache/efa-gen-rehearsal")
 PYTHON = os.path.join(CACHE, "venv", "bin", "python")
-# moto is the EC2 API, microburst the faults in front of it.
-REQUIREMENTS = ["moto[ec2,ssm]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5", "microburst==0.10.0"]
+REQUIREMENTS = os.path.join(HERE, "requirements.txt")
 
 
 def fail(message, status=1):
-    sys.exit(f"cloud.py: {message}") if status == 1 else (print(f"cloud.py: {message}", file=sys.stderr), sys.exit(status))
+    sys.exit(f"control.py: {message}") if status == 1 else (print(f"control.py: {message}", file=sys.stderr), sys.exit(status))
 
 
 def main():
@@ -69,9 +68,9 @@ def start(folder, rootfs):
     with open("/proc/self/ns/net", "rb") as host_network, open(f"{folder}/log", "ab") as log:
         process = subprocess.Popen(
             ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc", PYTHON,
-             os.path.join(HERE, "cloud", "daemon.py"), folder, rootfs, shutil.which("systemd-nspawn"), CACHE,
+             "-m", "cloud.daemon", folder, rootfs, shutil.which("systemd-nspawn"), CACHE,
              str(host_network.fileno())],
-            pass_fds=[host_network.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            pass_fds=[host_network.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=HERE,
         )
     with open(f"{folder}/pid", "w", encoding="ascii") as file:
         file.write(str(process.pid))
@@ -87,15 +86,14 @@ def start(folder, rootfs):
 
 
 def make_venv():
-    """The Python packages, once; their versions are part of the folder's mark."""
+    """The Python packages, once; the file that pins them is the folder's mark."""
     mark = os.path.join(CACHE, "venv", "requirements")
-    if os.path.exists(mark) and read(mark) == "\n".join(REQUIREMENTS):
+    if os.path.exists(mark) and read(mark) == read(REQUIREMENTS):
         return
     shutil.rmtree(os.path.join(CACHE, "venv"), ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", os.path.join(CACHE, "venv")], check=True)
-    subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", *REQUIREMENTS], check=True)
-    with open(mark, "w", encoding="ascii") as file:
-        file.write("\n".join(REQUIREMENTS))
+    subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", REQUIREMENTS], check=True)
+    shutil.copyfile(REQUIREMENTS, mark)
 
 
 def make_certificates(folder):
@@ -117,7 +115,7 @@ def process_of(folder):
         command = read(f"/proc/{pid}/cmdline").split("\0")
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    ours = any(word.endswith("/cloud/daemon.py") and after == folder for word, after in zip(command, command[1:]))
+    ours = any(word == "cloud.daemon" and after == folder for word, after in zip(command, command[1:]))
     return pid if ours else None
 
 
@@ -145,7 +143,7 @@ def down(folder):
     if log is not None and found:
         fail("not all of it could be ended in order:\n" + log)
     if not found:
-        print("cloud.py: it had ended by itself", file=sys.stderr)
+        print("control.py: it had ended by itself", file=sys.stderr)
 
 
 def end(folder, number):
@@ -161,8 +159,7 @@ def end(folder, number):
         gone(family, 20)
     log = None if os.path.exists(f"{folder}/ended") or not os.path.exists(f"{folder}/log") else read(f"{folder}/log")
     # Control groups are the one thing that the end of the process does not end.
-    sys.path.append(os.path.join(HERE, "cloud"))
-    from groups import remove_groups
+    from cloud.guest.cgroups import remove_groups
     for instance in os.listdir(f"{folder}/guests") if os.path.isdir(f"{folder}/guests") else []:
         remove_groups(instance)
     if os.path.isdir(folder):

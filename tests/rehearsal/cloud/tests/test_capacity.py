@@ -1,9 +1,10 @@
 """Tests launches of several instances in one call: their indexes, room for fewer, reserved capacity.
 
-Run by test_ec2.py.
+Run by `python -m cloud.tests`.
 """
 
-from ec2_testing import Ec2Test, client, ec2
+from cloud.ec2 import api
+from cloud.tests.testing import Ec2Test, client
 
 TYPE = "p4d.24xlarge"
 RESERVED, BLOCK = "cr-0123456789abcdef0", "cr-0123456789abcdef1"
@@ -33,7 +34,7 @@ class Several(Ec2Test):
             self.assertEqual(self.guests.made[i["InstanceId"]][1]["ami-launch-index"], str(i["AmiLaunchIndex"]))
 
     def test_room_for_fewer(self):
-        ec2.set_room("us-east-1d", TYPE, 5)
+        api.set_room("us-east-1d", TYPE, 5)
         self.refused("InsufficientInstanceCapacity", self.several, status=500, text=TYPE, least=6, most=8)
         self.assertEqual(self.ec2.describe_instances()["Reservations"], [])
         self.assertEqual(len(self.several(2, 4)), 4)
@@ -41,11 +42,11 @@ class Several(Ec2Test):
         self.refused("InsufficientInstanceCapacity", self.several, status=500, least=1, most=1)
         self.run_one(InstanceType="c5n.18xlarge")
         self.assertEqual(len(self.several(3, 3, zone="us-east-1c")), 3)
-        ec2.set_room("us-east-1d", TYPE, "any")
+        api.set_room("us-east-1d", TYPE, "any")
         self.assertEqual(len(self.several(3, 3)), 3)
 
     def test_room_in_a_region(self):
-        ec2.set_room("us-east-1", TYPE, 3)
+        api.set_room("us-east-1", TYPE, 3)
         self.assertEqual(len(self.several(1, 2)), 2)
         for zone in ("us-east-1c", "us-east-1d"):
             self.refused("InsufficientInstanceCapacity", self.several, status=500, least=2, most=2, zone=zone)
@@ -53,11 +54,11 @@ class Several(Ec2Test):
         self.assertEqual(len(self.several(1, 2, zone="us-east-1c")), 1)
 
     def test_a_dry_run_does_not_ask_for_room(self):
-        ec2.set_room("us-east-1d", TYPE, 0)
+        api.set_room("us-east-1d", TYPE, 0)
         self.refused("DryRunOperation", self.several, status=412, least=1, most=1, DryRun=True)
 
     def test_a_refused_launch_leaves_its_token_and_takes_no_room(self):
-        ec2.set_room("us-east-1d", TYPE, 2)
+        api.set_room("us-east-1d", TYPE, 2)
         self.refused("InsufficientInstanceCapacity", self.several, status=500, least=3, most=3, ClientToken="t")
         self.assertEqual(len(self.several(2, 3, ClientToken="t")), 2)
         self.assertEqual(len(self.several(2, 3, ClientToken="t")), 2)
@@ -72,15 +73,15 @@ class Several(Ec2Test):
     def test_quotas_can_be_told(self):
         quota = lambda: client("service-quotas").get_service_quota(ServiceCode="ec2", QuotaCode="L-417A185B")["Quota"]
         self.assertGreaterEqual(quota()["Value"], 256 * 96)
-        ec2.set_quota("L-417A185B", 96)
+        api.set_quota("L-417A185B", 96)
         self.assertEqual(quota()["Value"], 96)
 
 
 class Reserved(Ec2Test):
     def setUp(self):
         super().setUp()
-        ec2.reserve(reservation=RESERVED, zone="us-east-1d", kind=TYPE, count=4)
-        ec2.reserve(reservation=BLOCK, zone="us-east-1d", kind=TYPE, count=4, market="capacity-block")
+        api.reserve(reservation=RESERVED, zone="us-east-1d", kind=TYPE, count=4)
+        api.reserve(reservation=BLOCK, zone="us-east-1d", kind=TYPE, count=4, market="capacity-block")
 
     def launch(self, reservation, most=1, kind=TYPE, zone="us-east-1d", **more):
         target = {"CapacityReservationTarget": {"CapacityReservationId": reservation}} if reservation else None
@@ -125,7 +126,7 @@ class Reserved(Ec2Test):
         self.refused("InvalidCapacityReservationId.Malformed", self.launch, reservation="cr-1")
         self.refused("InvalidParameterCombination", self.launch, reservation=RESERVED, kind="c5n.18xlarge")
         self.refused("InvalidParameterCombination", self.launch, reservation=RESERVED, zone="us-east-1c")
-        ec2.reserve(reservation=OTHER, zone="us-east-1d", kind=TYPE, count=4, state="expired")
+        api.reserve(reservation=OTHER, zone="us-east-1d", kind=TYPE, count=4, state="expired")
         self.refused("IncorrectState", self.launch, reservation=OTHER)
         self.refused("InvalidCapacityReservationId.NotFound", self.launch, reservation=OTHER[:-1] + "e", DryRun=True)
         self.assertEqual(self.ec2.describe_instances()["Reservations"], [])

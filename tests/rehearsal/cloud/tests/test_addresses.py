@@ -1,9 +1,10 @@
 """Tests elastic addresses: whose they are, where they lead, when they are refused.
 
-Run by test_ec2.py.
+Run by `python -m cloud.tests`.
 """
 
-from ec2_testing import NO_INSTANCE, Ec2Test, client, ec2, until
+from cloud.ec2 import api
+from cloud.tests.testing import NO_INSTANCE, Ec2Test, client, until
 
 RUN = [{"Key": "run", "Value": "r1"}]
 
@@ -130,5 +131,5 @@ class Addresses(Ec2Test):
             self.allocate()
         self.refused("AddressLimitExceeded", self.allocate)
         client(region="us-west-2").allocate_address(Domain="vpc")
-        ec2.set_quota("L-0263D0A3", 6)
+        api.set_quota("L-0263D0A3", 6)
         self.allocate()

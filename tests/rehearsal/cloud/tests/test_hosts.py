@@ -1,6 +1,6 @@
 """Tests what light hosts read of their user-data, and files that are put into a root. Needs no root: no host is made.
 
-Run by test_ec2.py.
+Run by `python -m cloud.tests`.
 """
 
 import gzip
@@ -9,8 +9,8 @@ import os
 import tempfile
 import unittest
 
-import hosts
-import roots
+from cloud.guest import hosts
+from cloud.guest import roots
 
 KEY, OTHER = "ssh-ed25519 AAAA one", "ssh-ed25519 BBBB two"
 

@@ -75,7 +75,7 @@ class Calls(unittest.TestCase):
 
     def start(self, *options, command):
         record = os.path.join(self.folder.name, "record")
-        line = [os.path.join(HERE, "calls.py"), "--upstream", f"http://127.0.0.1:{self.api.server_port}", "--record", record]
+        line = [os.path.join(HERE, "..", "..", "calls.py"), "--upstream", f"http://127.0.0.1:{self.api.server_port}", "--record", record]
         return subprocess.Popen([*line, *options, "--", *command], stdout=subprocess.PIPE, text=True)
 
     def run_client(self, *options, attempts=1, calls=("DescribeVpcs",)):

@@ -13,11 +13,11 @@ import subprocess
 import threading
 import traceback
 
-import network
+from cloud.net import network
 import yaml
 from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from roots import hardware, newest_kernel, put_file
+from cloud.guest.roots import hardware, newest_kernel, put_file
 
 LOGIN = ("admin", 1000)
 SSHD = """HostKey /etc/ssh/ssh_host_ed25519_key

@@ -8,7 +8,7 @@ from moto.core.responses import ActionResult, EmptyResult
 from moto.ec2.exceptions import InvalidSecurityGroupNotFoundError
 from moto.ec2.utils import random_id
 
-from ec2_core import chosen, refusal, tag_list, tags_by_type, tags_of
+from cloud.ec2.core import chosen, refusal, tag_list, tags_by_type, tags_of
 
 STRATEGIES = ("cluster", "partition", "spread")
 PLACEMENT_FIELDS = {

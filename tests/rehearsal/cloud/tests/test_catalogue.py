@@ -1,6 +1,6 @@
 """Tests what is found and named in the EC2 API of the rehearsal cloud: images, groups, keys, actions.
 
-Run by test_ec2.py.
+Run by `python -m cloud.tests`.
 """
 
 import tomllib
@@ -9,9 +9,9 @@ import urllib.request
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ec2_testing import NO_GROUP, NO_IMAGE, NO_INSTANCE, ROOT, Ec2Test, client, server
+from cloud.tests.testing import NO_GROUP, NO_IMAGE, NO_INSTANCE, ROOT, Ec2Test, client, server
 
-DISTRIBUTIONS = Path(__file__).parents[3] / "distros"
+DISTRIBUTIONS = Path(__file__).parents[4] / "distros"
 
 
 class Catalogue(Ec2Test):

@@ -1,12 +1,13 @@
 """Tests what a launch is refused for and what it makes: parameters, interfaces, client tokens.
 
-Run by test_ec2.py.
+Run by `python -m cloud.tests`.
 """
 
 import base64
 from concurrent.futures import ThreadPoolExecutor
 
-from ec2_testing import NO_GROUP, NO_IMAGE, NO_SUBNET, ROOT, Ec2Test, client, ec2
+from cloud.ec2 import api
+from cloud.tests.testing import NO_GROUP, NO_IMAGE, NO_SUBNET, ROOT, Ec2Test, client
 
 
 class Launches(Ec2Test):
@@ -309,8 +310,8 @@ class Machines(Ec2Test):
     def test_the_image_of_light_hosts_is_there_when_asked_for(self):
         listed = lambda region: [i["ImageId"] for i in client(region=region).describe_images(Owners=["self"])["Images"]]
         self.assertEqual(listed("us-west-2"), [])
-        image_id = ec2.light_image("us-west-2").strip()
-        self.assertEqual((ec2.light_image("us-west-2").strip(), listed("us-west-2")), (image_id, [image_id]))
+        image_id = api.light_image("us-west-2").strip()
+        self.assertEqual((api.light_image("us-west-2").strip(), listed("us-west-2")), (image_id, [image_id]))
         self.assertEqual(listed("us-east-1"), [])
         image = self.image(image_id, client(region="us-west-2"))
         tags = {tag["Key"]: tag["Value"] for tag in image["Tags"]}
@@ -329,7 +330,7 @@ class Machines(Ec2Test):
             self.assertEqual(tuple(metadata[name] for name in ("efa-devices", "gpus", "gpu")), told, kind)
 
     def test_a_file_is_for_one_machine_of_the_next_launch(self):
-        ec2.put_file("us-east-1", "1", "/etc/scenario", "slow")
+        api.put_file("us-east-1", "1", "/etc/scenario", "slow")
         client(region="us-west-2").run_instances(**self.request(MinCount=2, MaxCount=2))
         for most, told in ((1, [[]]), (2, [[], [("/etc/scenario", "slow\n")]]), (2, [[], []])):
             made = self.ec2.run_instances(**self.request(MinCount=most, MaxCount=most))["Instances"]

@@ -13,7 +13,7 @@ from moto.core.utils import utcnow
 from moto.ec2.exceptions import InvalidInstanceIdError, OperationDisableApiStopNotPermitted, OperationNotPermitted4
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 
-from ec2_core import chosen, page, refusal, tags_of
+from cloud.ec2.core import chosen, page, refusal, tags_of
 
 CONSOLE_BYTES = 64 * 1024
 

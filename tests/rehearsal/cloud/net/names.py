@@ -5,7 +5,7 @@ import re
 import socketserver
 import struct
 
-import network
+from cloud.net import network
 
 # AWS's own names are those without a region and those of the regions that there are.
 SERVED = re.compile(

@@ -1,5 +1,5 @@
 """Owns the guests' control groups on this machine: their names, entering and removing them. Knows nothing of what runs
-in them, and needs nothing but Python, because cloud.py removes the groups of a cloud that has crashed."""
+in them, and needs nothing but Python, because control.py removes the groups of a cloud that has crashed."""
 
 import errno
 import os

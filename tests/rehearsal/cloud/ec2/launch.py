@@ -16,11 +16,11 @@ from moto.ec2.models.instances import Reservation
 from moto.ec2.utils import filter_iam_instance_profiles, parse_user_data, random_fleet_id, random_reservation_id
 from moto.iam.exceptions import NotFoundException
 
-from ec2_core import refusal, tags_by_type
-from ec2_groups import placement_group
-from ec2_images import available
-from ec2_instances import Instance
-from ec2_networks import Networks
+from cloud.ec2.core import refusal, tags_by_type
+from cloud.ec2.groups import placement_group
+from cloud.ec2.images import available
+from cloud.ec2.instances import Instance
+from cloud.ec2.networks import Networks
 
 USER_DATA_BYTES = 16384
 VOLUME_TYPES = ("gp2", "gp3", "io1", "io2", "sc1", "st1", "standard")

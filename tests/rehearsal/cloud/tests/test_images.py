@@ -1,13 +1,13 @@
 """Tests the images that are made of instances, from CreateImage on. Knows nothing of other states of instances.
 
-Run by test_ec2.py.
+Run by `python -m cloud.tests`.
 """
 
 import io
 from contextlib import redirect_stderr
 from datetime import datetime, timedelta, timezone
 
-from ec2_testing import NO_IMAGE, NO_INSTANCE, ROOT, Ec2Test, client, until
+from cloud.tests.testing import NO_IMAGE, NO_INSTANCE, ROOT, Ec2Test, client, until
 
 
 class Images(Ec2Test):

@@ -1,6 +1,6 @@
 """Tests what becomes of instances: their states, and what they say of themselves. Knows nothing of images made of them.
 
-Run by test_ec2.py.
+Run by `python -m cloud.tests`.
 """
 
 import base64
@@ -9,7 +9,7 @@ import re
 from contextlib import redirect_stderr
 from datetime import datetime, timezone
 
-from ec2_testing import NO_GROUP, NO_INSTANCE, Ec2Test, client, until
+from cloud.tests.testing import NO_GROUP, NO_INSTANCE, Ec2Test, client, until
 
 
 class Lives(Ec2Test):

@@ -13,10 +13,10 @@ import threading
 import time
 import traceback
 
-import imds
-import network
-from groups import in_groups, remove_groups
-from roots import hardware, newest_kernel, put_file
+from cloud.guest import imds
+from cloud.net import network
+from cloud.guest.cgroups import in_groups, remove_groups
+from cloud.guest.roots import hardware, newest_kernel, put_file
 
 # What systemd-nspawn exits with when the guest rebooted.
 REBOOTED = 133

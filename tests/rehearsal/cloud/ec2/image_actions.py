@@ -13,8 +13,8 @@ from moto.core.utils import utcnow
 from moto.ec2.exceptions import UnvailableAMIIdError
 from moto.ec2.utils import random_ami_id
 
-from ec2_core import chosen, page, refusal, tags_by_type, tags_of
-from ec2_images import FIELDS, Image, Snapshot, available, find, image_failed, image_kept
+from cloud.ec2.core import chosen, page, refusal, tags_by_type, tags_of
+from cloud.ec2.images import FIELDS, Image, Snapshot, available, find, image_failed, image_kept
 
 
 class Images:

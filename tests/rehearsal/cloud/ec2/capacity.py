@@ -11,7 +11,7 @@ from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 
-from ec2_core import chosen, page, refusal
+from cloud.ec2.core import chosen, page, refusal
 
 BLOCK, DEFAULT = "capacity-block", "default"
 FIELDS = {

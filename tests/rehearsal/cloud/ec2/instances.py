@@ -14,8 +14,8 @@ from moto.ec2.models.instances import Instance as MotoInstance
 from moto.ec2.models.instances import InstanceState, StateReason
 from moto.ec2.utils import random_eni_attach_id, random_spot_request_id
 
-from ec2_core import CHECKS_SECONDS, GONE_SECONDS, PENDING_SECONDS, Hands
-from ec2_images import image_failed, image_kept
+from cloud.ec2.core import CHECKS_SECONDS, GONE_SECONDS, PENDING_SECONDS, Hands
+from cloud.ec2.images import image_failed, image_kept
 
 CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 # Why an instance is no longer running: code and message.

@@ -1,0 +1,1 @@
+"""The machines behind the API: booted guests and light hosts."""

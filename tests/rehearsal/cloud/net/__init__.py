@@ -1,0 +1,1 @@
+"""The network between the machines: namespaces, names, and the web that they see."""
