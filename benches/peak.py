@@ -1,10 +1,11 @@
 """The peak memory of a command, for the other programs of this folder."""
 
 import os
+import subprocess
 import time
 
 
-def memory(child, program):
+def memory(child: subprocess.Popen[bytes], program: str) -> float:
     """Waits until the child has ended. Its high-water mark (MB), looked at while it runs: the one that the kernel hands
     over at the end includes the interpreter from which it was forked."""
     peak = 0

@@ -1,17 +1,17 @@
 //! Owns how tests run efa-gen against the cloud: each with a folder and a region of its own, so that tests run side by side
-//! and each sees its own account. Knows calls.py and account.py by their words, and no test.
+//! and each sees its own account. Knows calls.py by its words, and no test.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::machine::{
-    Guest, Ran, SCRIPT, assert_same, base_image, beside, cloud, on_network, ran, rendered, steer, text, wait_for,
+    Guest, Ran, SCRIPT, assert_same, base_image, beside, cloud, exclusive, on_network, once, ran, rendered, resources,
+    steer, text, try_call, wait_for,
 };
 
 /// The account in one region, and the files of one user.
@@ -19,10 +19,12 @@ pub struct Account {
     /// The region.
     pub region: &'static str,
     folder: PathBuf,
+    /// Held while a test has the region to itself.
+    taken: Option<File>,
 }
 
-/// Nobody else works here: regions in which no other test makes anything. Each has the type of a builder, the first
-/// seventeen have a cluster's as well.
+/// Regions for tests that need one of their own, whichever it is. Each has the type of a builder, the first fourteen have a
+/// cluster's as well.
 const REGIONS: [&str; 21] = [
     "us-east-2",
     "us-west-1",
@@ -47,6 +49,9 @@ const REGIONS: [&str; 21] = [
     "me-central-1",
 ];
 
+/// How many of them have a cluster's types.
+const CLUSTERS: usize = 14;
+
 /// Standard input and output to port 22 of the address and back.
 const CARRY: &str = "\
 import os, socket, sys, threading
@@ -67,21 +72,52 @@ const READY: &str = "rehearsal-ready";
 const SEALED: &str = "rehearsal-sealed";
 
 impl Account {
-    /// A region that no other test has.
+    /// A region of its own, with the types of a cluster.
     pub fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self::in_region(
-            REGIONS.get(next).expect("a region for each that asks in one call of the tests: split it in `run`"),
-        )
+        let [one] = Self::for_clusters();
+        one
     }
 
-    /// This region; the caller makes sure that it is alone there.
-    pub fn in_region(region: &'static str) -> Self {
-        // One cloud serves several calls of the tests, each with regions that are as good as new.
+    /// Regions of its own, with the types of a cluster.
+    pub fn for_clusters<const N: usize>() -> [Self; N] {
+        Self::several(&REGIONS[..CLUSTERS])
+    }
+
+    /// Regions of its own, in which builds are made.
+    pub fn for_builds<const N: usize>() -> [Self; N] {
+        Self::several(&REGIONS)
+    }
+
+    /// Whoever needs several takes all at once, and waits until so many are free: so no test waits for one that waits for it.
+    /// The last come first, so that those with the types of a cluster are left for clusters.
+    fn several<const N: usize>(regions: &[&'static str]) -> [Self; N] {
+        loop {
+            let choosing = exclusive("regions");
+            let free: Vec<_> =
+                regions.iter().rev().filter_map(|region| Some((*region, free(region)?))).take(N).collect();
+            if let Ok(taken) = <[_; N]>::try_from(free) {
+                return taken.map(|(region, taken)| Self::in_folder(region, Some(taken)));
+            }
+            drop(choosing);
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// This region, alone.
+    pub fn alone_in(region: &'static str) -> Self {
+        Self::in_folder(region, Some(exclusive(&format!("region-{region}"))))
+    }
+
+    /// us-east-1, where the guests of all tests are, or a region that there is not.
+    pub fn shared(region: &'static str) -> Self {
+        Self::in_folder(region, None)
+    }
+
+    fn in_folder(region: &'static str, taken: Option<File>) -> Self {
+        // Each test is a process of its own, and has files of its own.
         let folder = cloud().join(format!("accounts-{}", std::process::id())).join(region);
         fs::create_dir_all(folder.join("home")).expect("a folder can be made");
-        Account { region, folder }
+        Account { region, folder, taken }
     }
 
     /// A file of this test.
@@ -163,15 +199,14 @@ impl Account {
 
     /// Everything that is in the account, one line each; not the terminated instances.
     pub fn things(&self) -> Vec<String> {
-        let listed = ran(&mut account_py(&["list", self.region])).good();
-        listed.lines().map(str::to_owned).collect()
+        resources(self.region)
     }
 
     /// One call that must succeed.
     #[track_caller]
     pub fn call(&self, call: &str, arguments: &Value) -> Value {
-        let said = ran(&mut account_py(&["call", self.region, call, &arguments.to_string()])).good();
-        serde_json::from_str(&said).expect("an answer")
+        let (service, name) = call.rsplit_once('.').unwrap_or(("ec2", call));
+        try_call(service, self.region, name, arguments).unwrap_or_else(|error| panic!("{call} {arguments}: {error}"))
     }
 
     /// Every instance that there ever was of a run, with its state.
@@ -304,36 +339,41 @@ impl Account {
     }
 }
 
+/// The region's lock, if nobody holds it and no test has failed there: what that one left is in it still.
+fn free(region: &str) -> Option<File> {
+    let locks = cloud().join("locks");
+    let file = File::create(locks.join(format!("region-{region}"))).expect("a file can be made");
+    (!locks.join(format!("left-{region}")).exists() && file.try_lock().is_ok()).then_some(file)
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        if self.taken.is_some() && std::thread::panicking() {
+            fs::write(cloud().join("locks").join(format!("left-{}", self.region)), "").expect("a file can be written");
+        }
+    }
+}
+
 /// Made once for all regions, in us-east-1.
 fn ready_image() -> String {
-    static IMAGE: OnceLock<String> = OnceLock::new();
-    static TRIED: AtomicBool = AtomicBool::new(false);
-    let make = || {
-        assert!(!TRIED.swap(true, Ordering::Relaxed), "it has failed already, see the other test");
+    once("ready", || {
         let guest = Guest::launch(&base_image(), "");
         guest.give_script(&rendered("script", &[]));
         guest.root(&format!("bash {SCRIPT} --start")).good();
         guest.wait_until_complete(600);
         guest.shut_down();
         guest.keep(READY)
-    };
-    // A cloud that serves several runs of the tests has it already.
-    IMAGE.get_or_init(|| Account::in_region("us-east-1").image_named(READY).unwrap_or_else(make)).clone()
+    })
 }
 
 /// The ready machine, sealed. Made once for all regions, in us-east-1.
 fn sealed_image() -> String {
-    static IMAGE: OnceLock<String> = OnceLock::new();
-    static TRIED: AtomicBool = AtomicBool::new(false);
-    let make = || {
-        let ready = ready_image();
-        assert!(!TRIED.swap(true, Ordering::Relaxed), "it has failed already, see the other test");
-        let guest = Guest::launch(&ready, "");
+    once("sealed", || {
+        let guest = Guest::launch(&ready_image(), "");
         guest.root(&format!("bash {SCRIPT} --stage seal")).good();
         guest.shut_down();
         guest.keep(SEALED)
-    };
-    IMAGE.get_or_init(|| Account::in_region("us-east-1").image_named(SEALED).unwrap_or_else(make)).clone()
+    })
 }
 
 /// `efa-gen plan` of what the guests are installed with.
@@ -342,15 +382,6 @@ fn plan_words() -> Vec<String> {
     let line = ["plan", "--distro", "debian12", "--stack", "rehearsal", "--stack-file", &stack];
     let mirror = ["--mirror", "http://mirror.rehearsal.test"];
     line.iter().chain(&mirror).map(|word| (*word).to_owned()).collect()
-}
-
-fn account_py(arguments: &[&str]) -> Command {
-    let tools = std::env::var("EFA_GEN_REHEARSAL_TOOLS").expect("tests/rehearsal/run sets it");
-    let python = Path::new(&tools).join("../venv/bin/python").display().to_string();
-    let program = beside("account.py").display().to_string();
-    let mut line = vec![python.as_str(), program.as_str()];
-    line.extend(arguments);
-    on_network(&line)
 }
 
 /// Every file below a folder; what goes while one looks is left out.

@@ -3,8 +3,9 @@
 
   artifacts.py FOLDER
 
-Owns what lies in FOLDER/mirror/HOST/PATH, FOLDER/stack.toml and FOLDER/installed (what light hosts have of an install). The versions are those of a real
-stack, so the plan is the real one but for digests and commits. Needs gpg, git and tar."""
+Owns what lies in FOLDER/mirror/HOST/PATH, FOLDER/stack.toml and FOLDER/installed (what light hosts have of an install).
+The versions are those of a real stack, so the plan is the real one but for digests and commits. Needs gpg, git and tar.
+"""
 
 import hashlib
 import json
@@ -15,7 +16,9 @@ import sys
 import tempfile
 
 HERE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "artifacts")
-VERSIONS = {"efa": "1.50.0", "driver": "580.159.04", "cuda": "13.0.2", "nccl": "2.30.4", "plugin": "1.17.3", "tests": "2.18.3"}
+VERSIONS = {
+    "efa": "1.50.0", "driver": "580.159.04", "cuda": "13.0.2", "nccl": "2.30.4", "plugin": "1.17.3", "tests": "2.18.3",
+}
 REDIST = "compute/cuda/redist/fabricmanager/linux-x86_64"
 FABRIC_MANAGER = f"fabricmanager-linux-x86_64-{VERSIONS['driver']}-archive"
 
@@ -73,14 +76,17 @@ run_environment = []
 """
 
 
-def main(folder):
+def main(folder: str) -> None:
     mirror = os.path.join(folder, "mirror")
     facts = dict(VERSIONS)
+    driver_version, cuda_version = VERSIONS["driver"], VERSIONS["cuda"]
+    driver_path = f"tesla/{driver_version}/NVIDIA-Linux-x86_64-{driver_version}.run"
+    cuda_path = f"compute/cuda/{cuda_version}/local_installers/cuda_{cuda_version}_linux.run"
     for name, (host, path, make) in {
         "efa": ("efa-installer.amazonaws.com", f"aws-efa-installer-{VERSIONS['efa']}.tar.gz", efa_tarball),
-        "driver": ("us.download.nvidia.com", f"tesla/{VERSIONS['driver']}/NVIDIA-Linux-x86_64-{VERSIONS['driver']}.run", driver),
+        "driver": ("us.download.nvidia.com", driver_path, driver),
         "fabric": ("developer.download.nvidia.com", f"{REDIST}/{FABRIC_MANAGER}.tar.xz", fabric_manager),
-        "cuda": ("developer.download.nvidia.com", f"compute/cuda/{VERSIONS['cuda']}/local_installers/cuda_{VERSIONS['cuda']}_linux.run", cuda),
+        "cuda": ("developer.download.nvidia.com", cuda_path, cuda),
     }.items():
         file = os.path.join(mirror, host, path)
         os.makedirs(os.path.dirname(file), exist_ok=True)
@@ -97,7 +103,7 @@ def main(folder):
     installed(os.path.join(folder, "installed"))
 
 
-def installed(folder):
+def installed(folder: str) -> None:
     """What an install leaves, as far as light hosts need it: nothing installs there."""
     programs = {"opt/amazon/efa/bin/fi_info": "efa/fi_info", "usr/bin/nvidia-smi": "nvidia-smi"}
     for name in ("all_reduce", "all_gather", "reduce_scatter", "alltoall", "sendrecv"):
@@ -109,14 +115,15 @@ def installed(folder):
     for link, target in (("mpirun", "mpirun.openmpi"), ("orted", "orted")):
         os.symlink(f"/usr/bin/{target}", os.path.join(folder, "opt/amazon/openmpi/bin", link))
     os.makedirs(os.path.join(folder, "etc/security/limits.d"))
-    write(os.path.join(folder, "etc/security/limits.d/99-efa-gen.conf"), "* soft memlock unlimited\n* hard memlock unlimited\n", 0o644)
+    limits = "* soft memlock unlimited\n* hard memlock unlimited\n"
+    write(os.path.join(folder, "etc/security/limits.d/99-efa-gen.conf"), limits, 0o644)
     names = {"tests": "nccl-tests"}
     release = [{"name": names.get(name, name), "version": version + ("-1" if name == "nccl" else "")}
                for name, version in VERSIONS.items()]
     write(os.path.join(folder, "etc/efa-gen.json"), json.dumps(release) + "\n", 0o644)
 
 
-def filled(name):
+def filled(name: str) -> str:
     """A stand-in's text with its versions."""
     with open(os.path.join(HERE, name), encoding="utf-8") as file:
         text = file.read()
@@ -125,7 +132,7 @@ def filled(name):
     return text.replace("@VERSION@", version).replace("@RELEASE@", release)
 
 
-def write(path, text, mode=0o755):
+def write(path: str, text: str, mode: int = 0o755) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
     os.chmod(path, mode)
@@ -135,13 +142,14 @@ def write(path, text, mode=0o755):
 PADDING = "\n: <<'PADDING'\n" + "stand-in " * 40000 + "\nPADDING\n"
 
 
-def driver(file):
+def driver(file: str) -> None:
     program = filled("nvidia-smi").rstrip("\n")
     write(file, filled("driver.run").replace("@NVIDIA_SMI@", program) + "exit 0" + PADDING)
 
 
-def fabric_manager(file):
+def fabric_manager(file: str) -> None:
     """NVIDIA's archive: one folder of its own name, and in it what its own installer copies."""
+    run = "/usr/bin/nv-fabricmanager -c /usr/share/nvidia/nvswitch/fabricmanager.cfg"
     with tempfile.TemporaryDirectory() as folder:
         for path, text in {
             "bin/nv-fabricmanager": f"#!/bin/sh\necho 'Fabric Manager version is : {VERSIONS['driver']}'\n",
@@ -149,8 +157,7 @@ def fabric_manager(file):
             "share/nvidia/nvswitch/dgxa100_hgxa100_topology": "stand-in\n",
             "etc/fabricmanager.cfg": "LOG_LEVEL=4\n",
             "systemd/nvidia-fabricmanager.service":
-                "[Service]\nType=forking\nExecStart=/usr/bin/nv-fabricmanager -c /usr/share/nvidia/nvswitch/fabricmanager.cfg\n"
-                "[Install]\nWantedBy=multi-user.target\n",
+                f"[Service]\nType=forking\nExecStart={run}\n[Install]\nWantedBy=multi-user.target\n",
         }.items():
             path = os.path.join(folder, FABRIC_MANAGER, path)
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -158,11 +165,11 @@ def fabric_manager(file):
         subprocess.run(["tar", "--create", "--xz", "--file", file, "--directory", folder, FABRIC_MANAGER], check=True)
 
 
-def cuda(file):
+def cuda(file: str) -> None:
     write(file, filled("cuda.run") + "exit 0" + PADDING)
 
 
-def efa_tarball(file):
+def efa_tarball(file: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         top = os.path.join(folder, "aws-efa-installer")
         os.mkdir(top)
@@ -171,17 +178,19 @@ def efa_tarball(file):
         write(os.path.join(top, "env.sh"), f"EFA_INSTALLER_VERSION={VERSIONS['efa']}\n", 0o644)
         with open(os.path.join(top, "padding"), "wb") as padding:
             padding.write(os.urandom(300_000))
-        subprocess.run(["tar", "--create", "--gzip", "--file", file, "--directory", folder, "aws-efa-installer"], check=True)
+        pack = ["tar", "--create", "--gzip", "--file", file, "--directory", folder, "aws-efa-installer"]
+        subprocess.run(pack, check=True)
 
 
-def git_repository(source, bare):
+def git_repository(source: str, bare: str) -> str:
     """A repository of one commit, served as plain files; returns the commit."""
     identity = {"GIT_AUTHOR_NAME": "rehearsal", "GIT_AUTHOR_EMAIL": "rehearsal@rehearsal.test",
                 "GIT_COMMITTER_NAME": "rehearsal", "GIT_COMMITTER_EMAIL": "rehearsal@rehearsal.test",
                 "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
 
-    def git(*arguments):
-        done = subprocess.run(["git", *arguments], check=True, capture_output=True, text=True, env={**os.environ, **identity})
+    def git(*arguments: str) -> str:
+        environment = {**os.environ, **identity}
+        done = subprocess.run(["git", *arguments], check=True, capture_output=True, text=True, env=environment)
         return done.stdout.strip()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -197,18 +206,19 @@ def git_repository(source, bare):
         return git("-C", bare, "rev-parse", "HEAD")
 
 
-def sign(folder, tarball):
+def sign(folder: str, tarball: str) -> str:
     """Signs the tarball with a key made now and forgotten after; returns the key's fingerprint."""
     home = tempfile.mkdtemp()
     try:
-        gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--no-tty", "--passphrase", "", "--pinentry-mode", "loopback"]
+        gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--no-tty", "--passphrase", "",
+               "--pinentry-mode", "loopback"]
         subprocess.run([*gpg, "--quick-generate-key", "Rehearsal <rehearsal@rehearsal.test>", "rsa2048", "sign", "1y"],
                        check=True, stderr=subprocess.DEVNULL)
         path = os.path.join(folder, tarball)
         subprocess.run([*gpg, "--detach-sign", "--output", path + ".sig", path], check=True)
         subprocess.run([*gpg, "--armor", "--export", "--output", os.path.join(folder, "rehearsal.key")], check=True)
-        listing = subprocess.run([*gpg, "--with-colons", "--fingerprint"], check=True, capture_output=True, text=True).stdout
-        return next(line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr:"))
+        listing = subprocess.run([*gpg, "--with-colons", "--fingerprint"], check=True, capture_output=True, text=True)
+        return next(line.split(":")[9] for line in listing.stdout.splitlines() if line.startswith("fpr:"))
     finally:
         subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
         shutil.rmtree(home)

@@ -48,8 +48,8 @@ fn with_secret(account: &Account, command: &Command) -> Command {
     let text =
         format!("AWS_SECRET_ACCESS_KEY=$(cat {})\nexport AWS_SECRET_ACCESS_KEY\nexec \"$@\"\n", secret.display());
     fs::write(&script, text).expect("a file can be written");
-    // control.py run FOLDER sh with-secret COMMAND...
-    let words: Vec<_> = command.get_args().skip(2).map(ToOwned::to_owned).collect();
+    // enter sh with-secret COMMAND...
+    let words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     let mut line = vec!["sh".into(), script.into_os_string()];
     line.extend(words);
     let mut with = on_network(&line);
@@ -90,7 +90,7 @@ fn inspect(image: &str) {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn a_whole_build_and_the_same_again() {
     // With AWS's own names and TLS, and a copy to where guests can be launched by the tests.
-    let account = Account::in_region("us-west-2");
+    let account = Account::alone_in("us-west-2");
     let before = account.things();
     let manifest = account.file("manifest.json").display().to_string();
     let more = ["--manifest", &manifest, "--copy-to", "us-east-1", "--tag", "team=hpc"];
@@ -107,7 +107,7 @@ fn a_whole_build_and_the_same_again() {
     });
     assert_eq!(seen, BTreeSet::new(), "secrets");
     let said = said.good();
-    let east = Account::in_region("us-east-1");
+    let east = Account::shared("us-east-1");
     let tags = [account.things(), east.things()].concat().join("\n");
     let written = fs::read_to_string(&manifest).expect("a manifest");
     for (what, text) in [("plan", &planned), ("build", &said), ("tags", &tags), ("manifest", &written)] {
@@ -162,7 +162,7 @@ fn published(account: &Account, image: &Value, manifest: &Path) {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn a_plan_shows_what_is_to_come_and_makes_nothing() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     let before = account.things();
     let said = ran(&mut account.build(&[], &["--plan"])).good();
     for words in ["RunInstances", "CreateImage", "c5.4xlarge", "$"] {
@@ -181,7 +181,7 @@ fn a_plan_shows_what_is_to_come_and_makes_nothing() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn a_build_calls_what_its_plan_says() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     account.ready_image();
     let before = account.things();
     let output = account.short_build(&[], &["--plan", "--output", "json"]).output().expect("it starts");
@@ -218,7 +218,7 @@ fn check_refused(said: &Ran, code: i32, words: &[&str]) {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn bad_input_is_refused_before_anything_is_made() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     let (arm, taken) = (foreign_image(&account, "of-arm", "arm64"), foreign_image(&account, "not-ours", "x86_64"));
     let before = account.things();
     let subnet = |zone: &str| {
@@ -283,8 +283,8 @@ fn foreign_image(account: &Account, name: &str, architecture: &str) -> String {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn a_place_that_is_not_there_or_lacks_what_is_needed_is_told_at_once() {
-    let account = Account::in_region("eu-west-1");
-    let nowhere = Account::in_region("us-east-9").words(&["--ssh-cidr", "10.78.0.1/32"]);
+    let account = Account::alone_in("eu-west-1");
+    let nowhere = Account::shared("us-east-9").words(&["--ssh-cidr", "10.78.0.1/32"]);
     let started = std::time::Instant::now();
     check_refused(&ran(&mut account.efa_gen(&nowhere)), 10, &["region"]);
     assert!(started.elapsed().as_secs() < 60, "{} s", started.elapsed().as_secs());

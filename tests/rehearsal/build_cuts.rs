@@ -1,17 +1,30 @@
 //! A build is killed at its calls of AWS: afterwards one sweep leaves the account as it was, or `--resume` reaches the same
 //! image with the one instance of the run. And Ctrl-C, at which a build cleans up by itself.
 
+use std::fmt;
 use std::process::Stdio;
 use std::sync::Mutex;
 
 use serde_json::Value;
 
-use crate::account::{Account, changes};
-use crate::machine::{assert_same, full, ran, text, wait_for};
+use crate::account::Account;
+use crate::machine::{assert_same, ran, text, wait_for};
 use crate::published::Places;
+use crate::sample::share;
 
-/// Where a build is killed, as calls.py takes it: an option and its value.
-type Cut = (&'static str, String);
+/// Where a build is killed, as calls.py takes it: an option and its value; and the action of the call with this number.
+struct Cut {
+    option: &'static str,
+    at: String,
+    action: String,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Cut { option, at, action } = self;
+        write!(f, "{} {at} {action}", option.trim_start_matches('-'))
+    }
+}
 
 /// What an undisturbed build calls; it is removed again.
 fn undisturbed(places: &Places) -> Vec<Value> {
@@ -21,44 +34,21 @@ fn undisturbed(places: &Places) -> Vec<Value> {
     calls
 }
 
-/// Before or after by turns: every call with --full, else the first of each that changes anything, and two that do not.
-fn cuts(calls: &[Value]) -> Vec<Cut> {
-    let mut places: Vec<String> = Vec::new();
-    if full() {
-        places.extend((1..=calls.len()).map(|number| number.to_string()));
-    } else {
-        places.extend(["3".to_owned(), (calls.len() / 2).to_string()]);
-        for call in calls.iter().filter(|call| changes(call)) {
-            let action = text(&call["action"]);
-            if action != "CopyImage" && !places.contains(&action) {
-                places.push(action);
-            }
-        }
-    }
-    let sides = ["--kill-before", "--kill-after"].into_iter().cycle();
-    sides.zip(places).chain(copying()).collect()
+/// Every call, before or after it by turns; and both around the call that makes something in another region, which the run's
+/// record then has not yet.
+fn cuts(calls: &[Value], sides: [&'static str; 2]) -> Vec<Cut> {
+    let numbered = calls.iter().zip(1..).zip(sides.into_iter().cycle());
+    let numbered =
+        numbered.map(|((call, at), option)| Cut { option, at: format!("{at}"), action: text(&call["action"]) });
+    let copying = sides.map(|option| Cut { option, at: "CopyImage".into(), action: String::new() });
+    numbered.chain(copying).collect()
 }
 
-/// Around the call that makes something in another region, which the run's record then has not yet.
-fn copying() -> impl Iterator<Item = Cut> {
-    let sides = if full() { &[][..] } else { &["--kill-before", "--kill-after"] };
-    sides.iter().map(|side| (*side, "CopyImage".to_owned()))
-}
-
-/// The other side of every call with --full; else three of them, for each kind of call is resumed from in a test of its own.
-fn cuts_to_resume(calls: &[Value]) -> Vec<Cut> {
-    let part = if full() { 1 } else { calls.len() / 4 };
-    let places = (1..=calls.len()).step_by(part).skip(usize::from(!full()));
-    let sides = ["--kill-after", "--kill-before"].into_iter().cycle();
-    sides.zip(places.map(|number| number.to_string())).chain(copying()).collect()
-}
-
-/// Makes each of the cuts of an undisturbed build, at three places at once.
-fn each_cut(cuts: fn(&[Value]) -> Vec<Cut>, cut: fn(&Places, &Cut)) {
-    let first = Places::new();
-    let cuts = Mutex::new(cuts(&undisturbed(&first)).into_iter());
+/// Makes this run's share of the cuts of an undisturbed build, at three places at once.
+fn each_cut(sides: [&'static str; 2], cut: fn(&Places, &Cut)) {
+    let all = Places::three();
+    let cuts = Mutex::new(share(cuts(&undisturbed(&all[0]), sides)).into_iter());
     let next = || cuts.lock().ok()?.next();
-    let all = [first, Places::new(), Places::new()];
     std::thread::scope(|scope| {
         for places in &all {
             scope.spawn(|| {
@@ -71,7 +61,7 @@ fn each_cut(cuts: fn(&[Value]) -> Vec<Cut>, cut: fn(&Places, &Cut)) {
 }
 
 /// Kills a build there; the run that began by then, if any.
-fn killed(places: &Places, (option, at): &Cut) -> Option<String> {
+fn killed(places: &Places, Cut { option, at, .. }: &Cut) -> Option<String> {
     let known = places.here.runs();
     let killed = ran(&mut places.build(&[option, at], "cut"));
     eprintln!("{} {option} {at}: exit code {}", places.here.region, killed.code);
@@ -85,7 +75,7 @@ fn killed(places: &Places, (option, at): &Cut) -> Option<String> {
 fn cut_and_swept(places: &Places, cut: &Cut) {
     if let Some(run) = killed(places, cut) {
         let made = places.here.instances_of(&run);
-        assert!(made.len() <= 1, "{cut:?}: {made:?}");
+        assert!(made.len() <= 1, "{cut}: {made:?}");
         places.sweep(&run);
         places.remove_what_is_published(&run);
     }
@@ -95,7 +85,7 @@ fn cut_and_swept(places: &Places, cut: &Cut) {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn killed_at_its_calls_a_sweep_removes_everything() {
-    each_cut(cuts, cut_and_swept);
+    each_cut(["--kill-before", "--kill-after"], cut_and_swept);
 }
 
 /// Kills a build there and takes it up again, to its image.
@@ -112,7 +102,7 @@ fn cut_and_resumed(places: &Places, cut: &Cut) {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn killed_at_its_calls_it_is_resumed_to_the_image() {
-    each_cut(cuts_to_resume, cut_and_resumed);
+    each_cut(["--kill-after", "--kill-before"], cut_and_resumed);
 }
 
 /// Every start is killed at the first kind of call that none before it had made, until one comes through.
@@ -145,7 +135,7 @@ fn killed_at_every_new_call_it_is_resumed_to_the_image() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn killed_in_every_stage_it_is_resumed_to_the_image() {
-    let account = Account::in_region("ca-west-1");
+    let account = Account::alone_in("ca-west-1");
     let before = account.things();
     let mut stage = 0;
     loop {
@@ -185,7 +175,7 @@ fn killed_in_every_stage_it_is_resumed_to_the_image() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn interrupted_it_cleans_up_and_interrupted_twice_it_says_what_is_left() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     account.ready_image();
     let before = account.things();
     for signals in [&["INT"][..], &["TERM"], &["INT", "INT"]] {

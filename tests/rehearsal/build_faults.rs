@@ -7,7 +7,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use crate::account::Account;
-use crate::machine::{Ran, assert_same, beside, ran, steer, text, wait_for};
+use crate::machine::{Ran, assert_same, ran, steer, text, wait_for};
 use crate::published::Places;
 
 /// A build under these options publishes its image in every way, with one instance, and leaves nothing else.
@@ -52,12 +52,6 @@ fn fails(account: &Account, mut start: impl FnMut() -> Ran, code: i32, words: &[
 
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
-fn the_way_of_the_calls_does_as_it_says() {
-    ran(&mut std::process::Command::new(beside("test_calls.py"))).good();
-}
-
-#[test]
-#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn every_call_is_throttled_once() {
     let calls = goes_through(&["--throttle"]);
     assert!(publishing_met(&calls, "throttled"), "{calls:?}");
@@ -93,7 +87,7 @@ fn what_was_made_is_not_known_at_once() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn zones_have_no_room() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     account.ready_image();
     let subnets =
         account.call("describe_subnets", &json!({"Filters": [{"Name": "default-for-az", "Values": ["true"]}]}));
@@ -146,7 +140,7 @@ fn ended(running: Running) -> Ran {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn the_connection_is_cut_in_a_stage_and_comes_back() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     let before = account.things();
     let running = started(&account, &mut account.build(&[], &[]), "/11]");
     let at = format!("address={}", running.address);
@@ -164,7 +158,7 @@ fn the_connection_is_cut_in_a_stage_and_comes_back() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn somebody_ends_the_builder() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     fails(
         &account,
         || {
@@ -183,7 +177,7 @@ fn somebody_ends_the_builder() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn the_image_fails() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     account.ready_image();
     let named = account.region;
     steer("fail-image", &[&format!("name={named}")]);

@@ -12,7 +12,7 @@ use crate::machine::{Ran, ran, text};
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn every_distribution_begins_from_its_own_newest_image() {
-    let account = Account::in_region("us-east-1");
+    let account = Account::shared("us-east-1");
     let line = ["build", "--distro", "all", "--plan", "--output", "json", "--region", "us-east-1"];
     let output = account.through(&[], &[&line[..], &["--ssh-cidr", "10.78.0.1/32"]].concat()).output();
     let output = output.expect("it starts");
@@ -52,7 +52,7 @@ fn planned(account: &Account, more: &[&str]) -> Ran {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn a_subnet_without_the_way_that_a_build_needs_is_told_before_anything_is_made() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     let id = |call: &str, arguments: &Value, kind: &str, id: &str| text(&account.call(call, arguments)[kind][id]);
     let vpc = id("create_vpc", &json!({"CidrBlock": "10.99.0.0/16"}), "Vpc", "VpcId");
     let subnet = json!({"VpcId": vpc, "CidrBlock": "10.99.1.0/28"});

@@ -17,7 +17,7 @@ use crate::packer::{Packer, debians, todays};
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn the_host_key_comes_with_the_user_data() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     account.ready_image();
     let before = account.things();
     ran(&mut account.short_build(&[], &["--host-key", "inject", "--name", "injected"])).good();
@@ -26,7 +26,7 @@ fn the_host_key_comes_with_the_user_data() {
     let run = account.runs().pop().expect("a run");
     let image = text(&account.images_of(&run)[0]["ImageId"]);
     let copy = json!({"Name": "injected", "SourceImageId": image, "SourceRegion": account.region});
-    let east = Account::in_region("us-east-1");
+    let east = Account::shared("us-east-1");
     let copy = text(&east.call("copy_image", &copy)["ImageId"]);
     east.wait_for_image(&copy);
     let guest = Guest::launch(&copy, "");
@@ -40,7 +40,7 @@ fn the_host_key_comes_with_the_user_data() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn the_connection_goes_through_session_manager() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     let base = account.ready_image();
     let before = account.things();
     let (profile, path) = account.session_manager();
@@ -56,7 +56,7 @@ fn the_connection_goes_through_session_manager() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn a_build_that_fails_is_kept_and_goes_on() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     account.ready_image();
     let before = account.things();
     let denied = ["--refuse", "CreateImage=UnauthorizedOperation"];
@@ -75,7 +75,7 @@ fn a_build_that_fails_is_kept_and_goes_on() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn a_spot_builder_becomes_an_image_without_being_stopped() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     account.ready_image();
     let before = account.things();
     let spot = ["--spot", "--name", "from-spot"];
@@ -95,7 +95,7 @@ fn a_spot_builder_becomes_an_image_without_being_stopped() {
     assert_eq!(account.instances_of(&run).len(), 1);
     let image = text(&account.images_of(&run)[0]["ImageId"]);
     let copy = json!({"Name": "from-spot", "SourceImageId": image, "SourceRegion": account.region});
-    let east = Account::in_region("us-east-1");
+    let east = Account::shared("us-east-1");
     let copy = text(&east.call("copy_image", &copy)["ImageId"]);
     east.wait_for_image(&copy);
     let guest = Guest::launch(&copy, "");
@@ -166,13 +166,13 @@ fn by_packer(packer: &Packer, account: &Account) {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn debians_packer_drives_a_build() {
-    by_packer(&debians(), &Account::in_region("eu-west-3"));
+    by_packer(&debians(), &Account::alone_in("eu-west-3"));
 }
 
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn todays_packer_drives_a_build() {
-    by_packer(&todays(), &Account::in_region("eu-north-1"));
+    by_packer(&todays(), &Account::alone_in("eu-north-1"));
 }
 
 /// The command lines of every process, until the command ends; and what it said.
@@ -199,8 +199,8 @@ fn watched(command: &mut Command) -> (Ran, String) {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn what_tells_why_is_fetched_before_the_builder_goes() {
-    let account = Account::new();
-    let guest = Guest::launch(&Account::in_region("us-east-1").ready_image(), "");
+    let [account] = Account::for_builds();
+    let guest = Guest::launch(&Account::shared("us-east-1").ready_image(), "");
     let spoil = "cd /var/lib/efa-gen && rm complete done/check* && rm /opt/aws-ofi-nccl/lib/libnccl-net*";
     guest.root(spoil).good();
     guest.shut_down();
@@ -240,7 +240,7 @@ fn shared_with(account: &Account, image: &Value) -> Value {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn an_image_that_passes_its_gate_is_published() {
-    let account = Account::in_region("me-south-1");
+    let account = Account::alone_in("me-south-1");
     account.ready_image();
     let before = account.things();
     // Without the machines for it nothing is known of the image: it waits, and nothing else does.
@@ -267,7 +267,7 @@ fn an_image_that_passes_its_gate_is_published() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn an_image_that_fails_its_gate_is_tagged_and_shared_with_nobody() {
-    let account = Account::in_region("ap-northeast-3");
+    let account = Account::alone_in("ap-northeast-3");
     let before = account.things();
     // Something in the image keeps the plugin from EFA.
     let script = account.file("no-efa.sh");
@@ -290,7 +290,7 @@ fn an_image_that_fails_its_gate_is_tagged_and_shared_with_nobody() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn two_side_by_side_end_each_for_itself() {
-    let account = Account::new();
+    let [account] = Account::for_builds();
     let before = account.things();
     let mut command = account.build(&[], &["--distro", "ubuntu24"]);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");

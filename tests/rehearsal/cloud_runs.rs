@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::account::Account;
-use crate::machine::{Guest, Ran, cloud, ec2, ran};
+use crate::machine::{Guest, Ran, cloud, ec2, once, ran};
 
 /// A few hosts whose first one can log in to all.
 pub struct Hosts {
@@ -20,11 +20,12 @@ pub struct Hosts {
 /// The cluster's key pair, made once.
 fn key() -> (PathBuf, String) {
     let key = cloud().join("runs-key");
-    if !key.exists() {
+    once("runs-key", || {
         let mut make = Command::new("ssh-keygen");
         make.args(["-q", "-t", "ed25519", "-N", "", "-C", "cluster", "-f"]).arg(&key);
         assert!(make.status().is_ok_and(|status| status.success()));
-    }
+        key.display().to_string()
+    });
     let public = fs::read_to_string(key.with_extension("pub")).expect("a key");
     (key, public.trim().to_owned())
 }
@@ -80,7 +81,7 @@ impl Hosts {
         let (hosts, status) = (self.guests.len().to_string(), said.code.to_string());
         let line =
             ["validate", "--log", &log, "--instance-type", self.kind, "--hosts", &hosts, "--exit-status", &status];
-        ran(&mut Account::in_region("us-east-1").efa_gen(&line))
+        ran(&mut Account::shared("us-east-1").efa_gen(&line))
     }
 
     /// The run ends with this status, its log holds these words, and its verdict's first line these.
@@ -99,7 +100,7 @@ const NET: &str = "-x NCCL_NET=Libfabric -x NCCL_ALGO=Ring";
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn ranks_on_every_host_print_what_the_scenario_says() {
-    let light = Account::in_region("us-east-1").light_image();
+    let light = Account::shared("us-east-1").light_image();
     let hosts = Hosts::launch(&light, 3, "p3dn.24xlarge");
     let fine = hosts.run("all_reduce_perf", NET, 60);
     for guest in &hosts.guests {
@@ -149,7 +150,7 @@ fn ranks_on_every_host_print_what_the_scenario_says() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn booted_guests_of_the_cluster_image_run_it_too() {
-    let image = Account::in_region("us-east-1").cluster_image();
+    let image = Account::shared("us-east-1").cluster_image();
     let hosts = Hosts::launch(&image, 2, "p3dn.24xlarge");
     for guest in &hosts.guests {
         let limit = ran(&mut guest.ssh("ulimit -l")).good();

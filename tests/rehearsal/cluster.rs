@@ -244,7 +244,7 @@ fn nodes_install_themselves() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn every_types_interfaces_are_accepted() {
-    let account = Account::in_region("us-east-1");
+    let account = Account::shared("us-east-1");
     let mut missing = Vec::new();
     for kind in [
         "p3dn.24xlarge",

@@ -1,6 +1,7 @@
 //! A launch is killed at each of its calls of AWS: afterwards one sweep leaves the account as it was. And what AWS does to a
 //! launch: throttling, server errors, lost answers, things that are not there yet, Ctrl-C.
 
+use std::fmt;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::Value;
 
 use crate::account::Account;
-use crate::machine::{assert_same, ran, wait_for};
+use crate::machine::{assert_same, ran, text, wait_for};
+use crate::sample::share;
 
 /// Two network cards, so two EFA devices: the leader has an elastic address, the others are reached through it.
 const KIND: &str = "c6in.32xlarge";
@@ -26,8 +28,21 @@ fn remove(account: &Account) {
     ran(&mut account.through(&[], &["cluster", "rm", "cut", "--region", account.region, "--yes"])).good();
 }
 
+/// Where a launch is killed, as calls.py takes it, and the action of that call.
+struct Cut {
+    option: &'static str,
+    at: usize,
+    action: String,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.option.trim_start_matches('-'), self.at, self.action)
+    }
+}
+
 /// Kills a launch there; one sweep then leaves nothing of it. Whether it was not over before.
-fn cut_and_swept(account: &Account, option: &str, at: usize, before: &[String]) -> bool {
+fn cut_and_swept(account: &Account, Cut { option, at, .. }: &Cut, before: &[String]) -> bool {
     let killed = ran(&mut launch(account, &[option, &at.to_string()], &[]));
     eprintln!("{} {option} {at}: exit code {}", account.region, killed.code);
     assert!([0, 7, 137].contains(&killed.code), "{option} {at}: {}", killed.text);
@@ -45,7 +60,7 @@ fn cut_and_swept(account: &Account, option: &str, at: usize, before: &[String]) 
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn killed_at_any_call_a_sweep_removes_everything() {
-    let accounts = [Account::new(), Account::new(), Account::new()];
+    let accounts = Account::for_clusters::<3>();
     let before: Vec<Vec<String>> = accounts
         .iter()
         .map(|account| {
@@ -55,25 +70,29 @@ fn killed_at_any_call_a_sweep_removes_everything() {
         .collect();
     let said = ran(&mut launch(&accounts[0], &[], &[]));
     assert!([0, 7].contains(&said.code), "{}", said.text);
-    let calls = accounts[0].calls().len();
+    let calls = accounts[0].calls();
     remove(&accounts[0]);
     assert_same(&before[0], &accounts[0].things());
-    assert!(calls > 20, "{calls} calls");
-    let cuts = Mutex::new((1..=calls).zip(["--kill-before", "--kill-after"].into_iter().cycle()));
+    assert!(calls.len() > 20, "{calls:?}");
+    let sides = ["--kill-before", "--kill-after"].into_iter().cycle();
+    let cuts = calls.iter().zip(1..).zip(sides);
+    let cuts = share(cuts.map(|((call, at), option)| Cut { option, at, action: text(&call["action"]) }).collect());
+    let chosen = cuts.len();
+    let cuts = Mutex::new(cuts.into_iter());
     let next = || cuts.lock().ok()?.next();
     let killed = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for (account, before) in accounts.iter().zip(&before) {
             scope.spawn(|| {
-                while let Some((at, option)) = next() {
-                    killed.fetch_add(cut_and_swept(account, option, at, before).into(), Ordering::Relaxed);
+                while let Some(cut) = next() {
+                    killed.fetch_add(cut_and_swept(account, &cut, before).into(), Ordering::Relaxed);
                 }
             });
         }
     });
     // A launch that has less to wait for makes fewer calls.
     let killed = killed.into_inner();
-    assert!(killed * 4 >= calls * 3, "{killed} of {calls} were killed");
+    assert!((killed + 1) * 4 >= chosen * 3, "{killed} of {chosen} were killed");
 }
 
 /// A launch under these options comes up with its two nodes, and its removal leaves nothing.

@@ -66,7 +66,7 @@ fn reach_each_other(cluster: &Cluster) {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn two_nodes_of_our_own_image_are_validated() {
-    let account = Account::in_region("us-west-2");
+    let account = Account::alone_in("us-west-2");
     account.cluster_image();
     let before = account.things();
     let cluster = Cluster { account: &account, name: "two", kind: P3DN, nodes: 2 };
@@ -89,7 +89,7 @@ fn two_nodes_of_our_own_image_are_validated() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn eight_nodes_of_our_own_image_are_validated() {
-    let account = Account::in_region("eu-west-3");
+    let account = Account::alone_in("eu-west-3");
     account.cluster_image();
     let before = account.things();
     let cluster = Cluster { account: &account, name: "eight", kind: G4DN, nodes: 8 };
@@ -124,4 +124,23 @@ fn eight_nodes_of_our_own_image_are_validated() {
     cluster.cluster("rm", &["--yes"]).good();
     assert_same(&before, &account.things());
     account.keeps_no_secret();
+}
+
+/// One host name, several interfaces: no node has the leader's elastic address on an interface of its own, where Open MPI
+/// would meet it.
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn types_with_several_interfaces_are_validated() {
+    let account = Account::alone_in("us-east-2");
+    account.light_image();
+    let before = account.things();
+    for (kind, nodes, ranks) in [("p4d.24xlarge", 3, "24 ranks on 3 hosts"), ("p5.48xlarge", 2, "16 ranks on 2 hosts")]
+    {
+        let cluster = Cluster { account: &account, name: "wide", kind, nodes };
+        cluster.launch();
+        reach_each_other(&cluster);
+        cluster.judged(&[], 0, &["EFA-GEN VERDICT: PASS", ranks]);
+        cluster.cluster("rm", &["--yes"]).good();
+        assert_same(&before, &account.things());
+    }
 }

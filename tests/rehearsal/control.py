@@ -1,24 +1,30 @@
 #!/usr/bin/python3
 """Starts, stops and steers the rehearsal cloud: a small EC2 of real parts on one Linux machine.
 
-  control.py up FOLDER               start it; all that it is lies in FOLDER
-  control.py down FOLDER             end it; FOLDER goes too
+  control.py up FOLDER                start it; all that it is lies in FOLDER
+  control.py down FOLDER              end it; FOLDER goes too
   control.py run FOLDER COMMAND...   run a command on the cloud's network, where AWS's names are the cloud's API
-  control.py ec2 FOLDER CALL [JSON]  one EC2 call by its boto3 name, arguments and answer as JSON
+                                     (FOLDER/enter COMMAND... does the same, faster)
+  control.py ec2 FOLDER CALL [JSON]  one EC2 call by its boto3 name in us-east-1, arguments and answer as JSON
+  control.py venv                    make the folder of Python packages once, and print where its programs are
   control.py steer FOLDER VERB [NAME=VALUE...]   what no EC2 call does; the table in cloud/daemon.py has
-                                   the verbs
+                                     the verbs
 
-Needs root, Debian's systemd-container, mmdebstrap, iproute2, openssl and openssh-client, and for the first start a
-network to fetch from. It makes mounts, network namespaces and processes only below namespaces of its own, so ending its
-one process ends them all."""
+Needs root, Debian's systemd-container, mmdebstrap, iproute2, nftables, openssl and openssh-client, and for the first
+start a network to fetch from. It makes mounts, network namespaces and processes only below namespaces of its own, so
+ending its one process ends them all."""
 
+import contextlib
+import itertools
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from typing import NoReturn
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 CACHE = os.environ.get("EFA_GEN_REHEARSAL_CACHE") or os.path.expanduser("~/.cache/efa-gen-rehearsal")
@@ -26,12 +32,17 @@ PYTHON = os.path.join(CACHE, "venv", "bin", "python")
 REQUIREMENTS = os.path.join(HERE, "requirements.txt")
 
 
-def fail(message, status=1):
-    sys.exit(f"control.py: {message}") if status == 1 else (print(f"control.py: {message}", file=sys.stderr), sys.exit(status))
+def fail(message: str, status: int = 1) -> NoReturn:
+    print(f"control.py: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
-def main():
+def main() -> None:
     arguments = sys.argv[1:]
+    if arguments == ["venv"]:
+        make_venv()
+        print(os.path.dirname(PYTHON))
+        return
     verbs = {"up": up, "down": down, "run": run, "ec2": ec2, "steer": steer}
     if len(arguments) < 2 or arguments[0] not in verbs:
         print(__doc__, file=sys.stderr)
@@ -41,36 +52,38 @@ def main():
     verbs[arguments[0]](os.path.realpath(arguments[1]), *arguments[2:])
 
 
-def up(folder):
+def up(folder: str) -> None:
     if os.path.exists(folder):
         fail(f"{folder} exists already")
-    for program in ("unshare", "nsenter", "ip", "openssl", "ssh", "ssh-keygen", "systemd-nspawn", "mmdebstrap"):
+    for program in ("unshare", "nsenter", "ip", "nft", "openssl", "ssh", "ssh-keygen", "systemd-nspawn", "mmdebstrap"):
         if not shutil.which(program):
             fail(f"{program} is missing")
-    rootfs = subprocess.run([os.path.join(HERE, "rootfs.sh")], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    made = subprocess.run([os.path.join(HERE, "rootfs.sh")], check=True, stdout=subprocess.PIPE, text=True)
     make_venv()
     # A signal to end is an exception too, so that nothing is left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        start(folder, rootfs)
+        start(folder, made.stdout.strip())
     except BaseException:
         end(folder, signal.SIGKILL)
         raise
 
 
-def start(folder, rootfs):
+def start(folder: str, rootfs: str) -> None:
     os.makedirs(os.path.join(folder, "mirror"))
     os.chmod(folder, 0o711)
     make_certificates(folder)
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "rehearsal", "-f", f"{folder}/key"], check=True)
+    keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "rehearsal", "-f", f"{folder}/key"]
+    subprocess.run(keygen, check=True)
     with open(f"{folder}/resolv.conf", "w", encoding="ascii") as file:
         file.write("nameserver 10.78.0.2\n")
+    nspawn = shutil.which("systemd-nspawn") or "systemd-nspawn"
     with open("/proc/self/ns/net", "rb") as host_network, open(f"{folder}/log", "ab") as log:
+        host = host_network.fileno()
         process = subprocess.Popen(
             ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc", PYTHON,
-             "-m", "cloud.daemon", folder, rootfs, shutil.which("systemd-nspawn"), CACHE,
-             str(host_network.fileno())],
-            pass_fds=[host_network.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=HERE,
+             "-m", "cloud.daemon", folder, rootfs, nspawn, CACHE, str(host)],
+            pass_fds=[host], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=HERE,
         )
     with open(f"{folder}/pid", "w", encoding="ascii") as file:
         file.write(str(process.pid))
@@ -82,10 +95,13 @@ def start(folder, rootfs):
         time.sleep(0.1)
     else:
         fail("it did not start within a minute:\n" + read(f"{folder}/log"))
-    ec2(folder, "import_key_pair", json.dumps({"KeyName": "rehearsal", "PublicKeyMaterial": read(f"{folder}/key.pub")}))
+    write_enter(folder)
+    key = {"KeyName": "rehearsal", "PublicKeyMaterial": read(f"{folder}/key.pub")}
+    request = {"do": "call", "service": "ec2", "region": "us-east-1", "call": "import_key_pair", "arguments": key}
+    ask(folder, request)
 
 
-def make_venv():
+def make_venv() -> None:
     """The Python packages, once; the file that pins them is the folder's mark."""
     mark = os.path.join(CACHE, "venv", "requirements")
     if os.path.exists(mark) and read(mark) == read(REQUIREMENTS):
@@ -96,37 +112,41 @@ def make_venv():
     shutil.copyfile(REQUIREMENTS, mark)
 
 
-def make_certificates(folder):
+def make_certificates(folder: str) -> None:
     """A certificate authority of this cloud alone, and a certificate for the names of AWS's API."""
-    names = ["*.amazonaws.com"] + [f"*.{region}.amazonaws.com" for region in ("us-east-1", "us-west-2", "eu-west-1", "eu-west-3", "eu-north-1", "ca-west-1")]
-    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    regions = ("us-east-1", "us-west-2", "eu-west-1", "eu-west-3", "eu-north-1", "ca-west-1")
+    names = ["*.amazonaws.com"] + [f"*.{region}.amazonaws.com" for region in regions]
     new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
-    subprocess.run([*new, "-subj", "/CN=rehearsal", "-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.crt"], **quiet)
-    subprocess.run(
+    quietly([*new, "-subj", "/CN=rehearsal", "-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.crt"])
+    quietly(
         [*new, "-subj", "/CN=amazonaws.com", "-keyout", f"{folder}/tls.key", "-out", f"{folder}/tls.crt",
          "-CA", f"{folder}/ca.crt", "-CAkey", f"{folder}/ca.key", "-addext", "basicConstraints=critical,CA:FALSE",
-         "-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in names)], **quiet)
+         "-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in names)])
 
 
-def process_of(folder):
+def quietly(command: list[str]) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def process_of(folder: str) -> int | None:
     """Process id of the cloud's outermost process, or None. A number that another process has by now is not it."""
     try:
         pid = int(read(f"{folder}/pid"))
         command = read(f"/proc/{pid}/cmdline").split("\0")
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    ours = any(word == "cloud.daemon" and after == folder for word, after in zip(command, command[1:]))
+    ours = any(word == "cloud.daemon" and after == folder for word, after in itertools.pairwise(command))
     return pid if ours else None
 
 
-def children_of(pid):
+def children_of(pid: int) -> list[int]:
     try:
         return [int(child) for child in read(f"/proc/{pid}/task/{pid}/children").split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
 
 
-def daemon_of(folder):
+def daemon_of(folder: str) -> int:
     """Process id, on this machine, of the cloud's one process."""
     pid = process_of(folder)
     children = children_of(pid) if pid else []
@@ -135,7 +155,7 @@ def daemon_of(folder):
     return children[0]
 
 
-def down(folder):
+def down(folder: str) -> None:
     if not os.path.isdir(folder):
         fail(f"no cloud runs in {folder}")
     found = process_of(folder)
@@ -146,14 +166,14 @@ def down(folder):
         print("control.py: it had ended by itself", file=sys.stderr)
 
 
-def end(folder, number):
+def end(folder: str, number: int) -> str | None:
     """Ends the cloud by this signal and removes what is left of it, also of one that has crashed. Returns its log if it
     did not end in order."""
     pid = process_of(folder)
     family = [pid, *children_of(pid)] if pid else []
     for child in family[1:]:
         send(child, number)
-    if not gone(family, 60) and process_of(folder):
+    if pid and not gone(family, 60) and process_of(folder):
         # Its child goes with it, and all else with that.
         send(pid, signal.SIGKILL)
         gone(family, 20)
@@ -167,14 +187,12 @@ def end(folder, number):
     return log
 
 
-def send(pid, number):
-    try:
+def send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
-def gone(pids, seconds):
+def gone(pids: list[int], seconds: float) -> bool:
     """Waits until none of these runs; returns whether. One that has ended and is only waited for does not run."""
     until = time.monotonic() + seconds
     while any(running(pid) for pid in pids):
@@ -184,60 +202,60 @@ def gone(pids, seconds):
     return True
 
 
-def running(pid):
+def running(pid: int) -> bool:
     try:
         return read(f"/proc/{pid}/stat").rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def environment(folder):
-    """The caller's, without what leads elsewhere, and with what leads to this cloud."""
-    own = {name: value for name, value in os.environ.items()
-           if not name.upper().endswith("_PROXY") and not name.upper().startswith("AWS_")}
-    return {
-        **own, "AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": "rehearsal", "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CA_BUNDLE": f"{folder}/ca.crt", "SSL_CERT_FILE": f"{folder}/ca.crt",
-    }
-
-
-def run(folder, *command):
-    # Names are resolved by the cloud's name server, in a mount namespace of this command alone.
-    inner = 'mount --bind "$0/resolv.conf" /etc/resolv.conf && exec "$@"'
-    enter = ["nsenter", f"--net=/proc/{daemon_of(folder)}/ns/net", "unshare", "--mount", "sh", "-c", inner, folder]
-    os.execvpe("nsenter", [*enter, *command], environment(folder))
-
-
-CALL = """
-import boto3, json, sys
-from botocore.exceptions import ClientError
-client = boto3.client("ec2", region_name="us-east-1", endpoint_url="http://10.78.0.1", aws_access_key_id="rehearsal",
-                      aws_secret_access_key="rehearsal")
-try:
-    answer = getattr(client, sys.argv[1])(**json.loads(sys.argv[2]))
-except ClientError as error:
-    sys.exit(f"{error.response['Error']['Code']}: {error.response['Error']['Message']}")
-answer.pop("ResponseMetadata", None)
-print(json.dumps(answer, default=lambda value: value.decode() if isinstance(value, bytes) else str(value)))
+# Names are resolved by the cloud's name server, in a mount namespace of this command alone. Of the caller's environment
+# nothing stays that leads elsewhere.
+ENTER = """#!/bin/sh
+# Runs a command on the network of the rehearsal cloud in {folder}.
+elsewhere='^(AWS_[A-Za-z0-9_]*|[A-Za-z0-9_]*_[Pp][Rr][Oo][Xx][Yy])='
+for name in $(env | grep -E "$elsewhere" | cut -d = -f 1); do unset "$name"; done
+export AWS_ACCESS_KEY_ID=rehearsal AWS_SECRET_ACCESS_KEY=rehearsal AWS_EC2_METADATA_DISABLED=true
+export AWS_CA_BUNDLE={folder}/ca.crt SSL_CERT_FILE={folder}/ca.crt
+exec nsenter --net=/proc/{pid}/ns/net unshare --mount sh -c 'mount --bind "$0" /etc/resolv.conf && exec "$@"' \\
+  {folder}/resolv.conf "$@"
 """
 
 
-def ec2(folder, call, arguments="{}"):
-    done = subprocess.run(["nsenter", f"--net=/proc/{daemon_of(folder)}/ns/net", PYTHON, "-c", CALL, call, arguments],
-                          check=False, env=environment(folder), stdout=subprocess.PIPE, text=True)
-    if sys.argv[1] == "ec2":
-        print(done.stdout, end="")
-    if done.returncode != 0:
-        sys.exit(done.returncode)
+def write_enter(folder: str) -> None:
+    with open(os.open(f"{folder}/enter", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700), "w", encoding="utf-8") as file:
+        file.write(ENTER.format(folder=folder, pid=daemon_of(folder)))
 
 
-def steer(folder, verb, *values):
-    url = f"http://10.78.0.1/{verb}?" + "&".join(values)
-    os.execvpe("nsenter", ["nsenter", f"--net=/proc/{daemon_of(folder)}/ns/net", "curl", "--silent", "--show-error",
-                           "--fail-with-body", "--header", "Host: steer.rehearsal.test", url], environment(folder))
+def run(folder: str, *command: str) -> None:
+    daemon_of(folder)
+    os.execv(f"{folder}/enter", [f"{folder}/enter", *command])
 
 
-def read(path):
+def ec2(folder: str, call: str, arguments: str = "{}") -> None:
+    request = {"do": "call", "service": "ec2", "region": "us-east-1", "call": call, "arguments": json.loads(arguments)}
+    print(json.dumps(ask(folder, request)))
+
+
+def steer(folder: str, verb: str, *values: str) -> None:
+    said = ask(folder, {"do": "steer", "verb": verb, "values": dict(value.split("=", 1) for value in values)})
+    print(said, end="")
+
+
+def ask(folder: str, request: dict[str, object]) -> object:
+    """The answer of the cloud's control socket."""
+    daemon_of(folder)
+    with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rwb") as stream:
+        connection.connect(f"{folder}/control")
+        stream.write(json.dumps(request).encode() + b"\n")
+        stream.flush()
+        answer = json.loads(stream.readline())
+    if "error" in answer:
+        sys.exit(answer["error"])
+    return answer["ok"]
+
+
+def read(path: str) -> str:
     with open(path, encoding="utf-8") as file:
         return file.read()
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::image::{STAGES, image_before, run_stage};
-use crate::machine::{Guest, SCRIPT, assert_same, base_image, beside, full, rendered, wait_for};
+use crate::machine::{Guest, SCRIPT, assert_same, base_image, beside, rendered, wait_for};
+use crate::sample::share;
 use crate::script;
 
 /// Gives the guest the script and the hook, and makes systemd start the script again after each cut.
@@ -32,7 +33,7 @@ fn at_every_step_boundary() {
     // Before and after each step's mark; and before each stage's own.
     let stages = STAGES.len();
     assert_eq!(cuts.lines().count(), 2 * (counts[0] - counts[1]) + stages, "{cuts}");
-    assert_same(script::reference(), &guest.listing(false));
+    assert_same(&script::reference(), &guest.listing(false));
 }
 
 /// A generator of no quality, so that a failure can be repeated from its seed.
@@ -63,7 +64,7 @@ fn at_random_moments() {
         let guest = Guest::launch(&base_image(), "");
         guest.give_script(&rendered("script", &[]));
         cut_until_complete(&guest, &mut random, &mut hits);
-        assert_same(script::reference(), &guest.listing(false));
+        assert_same(&script::reference(), &guest.listing(false));
     }
     let moments = hits.iter().collect::<BTreeSet<_>>().len();
     assert!(moments >= 3, "ten cuts hit {moments} moments: {hits:?}");
@@ -96,24 +97,23 @@ fn cut_until_complete(guest: &Guest, random: &mut Random, hits: &mut Vec<String>
     guest.wait_until_complete(900);
 }
 
-/// A stage, and a boundary in it: "before STAGE.STEP" or "after STAGE.STEP".
-type Boundary = (String, String);
-
-/// Every boundary of the rendered script's steps, but the seal's: it ends the logins by which this looks, so a build that is
-/// killed in it and resumed shows it (build_cuts.rs).
-fn boundaries() -> Vec<Boundary> {
+/// Every boundary of the rendered script's steps, "before STAGE.STEP" or "after STAGE.STEP", but the seal's: it ends the
+/// logins by which this looks, so a build that is killed in it and resumed shows it (build_cuts.rs).
+fn boundaries() -> Vec<String> {
     let script = std::fs::read_to_string(rendered("script", &[]).join("install.sh")).expect("the script");
     let steps = script.lines().filter_map(|line| line.strip_prefix("  step ")?.split(' ').next());
     let installed = steps.filter(|step| !step.starts_with("seal."));
-    let both = |step: &str| {
-        ["before", "after"].map(|side| (step.split('.').next().unwrap_or("").into(), format!("{side} {step}")))
-    };
-    installed.flat_map(both).collect()
+    installed.flat_map(|step| ["before", "after"].map(|side| format!("{side} {step}"))).collect()
+}
+
+fn stage_of(boundary: &str) -> &str {
+    boundary.split(&[' ', '.']).nth(1).expect("SIDE STAGE.STEP")
 }
 
 /// Cuts one guest that knew no cut before, from the image of the stage before; then the stage is done again, to the files
 /// that it leaves undisturbed.
-fn cut_alone((stage, boundary): &Boundary, expected: &[String]) {
+fn cut_alone(boundary: &str, expected: &[String]) {
+    let stage = stage_of(boundary);
     let guest = Guest::launch(&image_before(stage), "");
     prepare(&guest, &format!("cut {boundary}"));
     guest.root(&format!("BASH_ENV=/root/hook.sh bash {SCRIPT} --stage {stage}"));
@@ -152,23 +152,17 @@ fn between_certificates_and_their_hashes() {
     assert_same(&undisturbed("prepare"), &guest.listing(false));
 }
 
-/// All boundaries with `tests/rehearsal/run --full`, else four of them.
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn at_a_step_boundary_alone() {
-    let mut chosen = boundaries();
-    assert_eq!(chosen.iter().map(|(stage, _)| stage).collect::<BTreeSet<_>>().len(), STAGES.len(), "{chosen:?}");
-    let mut random = random();
-    while !full() && chosen.len() > 4 {
-        let one = usize::try_from(random.below(chosen.len() as u64)).expect("small");
-        chosen.swap_remove(one);
-    }
-    let stages: BTreeSet<&String> = chosen.iter().map(|(stage, _)| stage).collect();
-    let expected: BTreeMap<&String, Vec<String>> =
-        stages.into_iter().map(|stage| (stage, undisturbed(stage))).collect();
+    let all = boundaries();
+    assert_eq!(all.iter().map(|one| stage_of(one)).collect::<BTreeSet<_>>().len(), STAGES.len(), "{all:?}");
+    let chosen = share(all);
+    let stages: BTreeSet<&str> = chosen.iter().map(|one| stage_of(one)).collect();
+    let expected: BTreeMap<&str, Vec<String>> = stages.into_iter().map(|stage| (stage, undisturbed(stage))).collect();
     std::thread::scope(|scope| {
         for some in chosen.chunks(chosen.len().div_ceil(2)) {
-            scope.spawn(|| some.iter().for_each(|boundary| cut_alone(boundary, &expected[&boundary.0])));
+            scope.spawn(|| some.iter().for_each(|boundary| cut_alone(boundary, &expected[stage_of(boundary)])));
         }
     });
 }

@@ -1,11 +1,13 @@
 //! What goes wrong in a guest: each fault ends the script with the step's name, the cause and a way on, marks nothing done
 //! that is not, and a new run, with the fault gone, goes on from there.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
 use crate::image::{image_before, run_stage};
 use crate::machine::{Guest, Ran, SCRIPT, base_image, beside, cloud, on_network, ran, rendered, steer, wait_for};
+use crate::sample::share;
 
 fn fault(guest: &Guest, name: &str) {
     steer("fault", &[&format!("address={}", guest.address), &format!("fault={name}")]);
@@ -29,8 +31,22 @@ fn fails_then_goes_on(guest: &Guest, name: &str, code: i32, words: &[&str], mend
     guest.root(&format!("test -e /var/lib/efa-gen/done/{name}")).good();
 }
 
-/// The disk fills up while a step is at work, before a command that begins so; with space again, the same stage succeeds.
-fn disk_full(name: &str, step: &str, command: &str, title: &str) {
+/// Where the disk fills up: while a step is at work, before a command that begins so.
+struct DiskFull {
+    stage: &'static str,
+    step: &'static str,
+    command: &'static str,
+    title: &'static str,
+}
+
+impl fmt::Display for DiskFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.stage, self.step)
+    }
+}
+
+/// The stage fails there; with space again, the same stage succeeds.
+fn disk_full(&DiskFull { stage: name, step, command, title }: &DiskFull) {
     let before = if name == "seal" { "check" } else { name };
     let guest = Guest::launch(&image_before(before), "");
     guest.give_script(&rendered("script", &[]));
@@ -64,31 +80,22 @@ fn disk_full(name: &str, step: &str, command: &str, title: &str) {
 
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
-fn the_disk_is_full_in_the_distributions_stages() {
-    for (name, step, command, title) in [
+fn the_disk_is_full_in_a_stage() {
+    let all = [
         ("prepare", "tools", "package", "Install the tools that this script calls"),
         ("update", "upgrade", "package", "Upgrade every package"),
         ("kernel", "compilers", "package", "Install compilers and libraries"),
-        ("environment", "memlock", "write_file", "Let every session lock memory"),
-    ] {
-        disk_full(name, step, command, title);
-    }
-}
-
-#[test]
-#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
-fn the_disk_is_full_in_the_softwares_stages() {
-    for (name, step, command, title) in [
         ("driver", "driver", "run", "Install NVIDIA driver 580.159.04"),
         ("efa", "install", "in_folder", "Run EFA installer 1.50.0"),
         ("nccl", "build", "checkout", "Check out the pinned commit, build, install"),
         ("plugin", "build", "checkout", "Check out the pinned commit, build, install"),
         ("nccl-tests", "build", "checkout", "Check out the pinned commit, build"),
+        ("environment", "memlock", "write_file", "Let every session lock memory"),
         ("check", "memlock", "assert_memlock", "Check the memlock limit of a new session"),
         ("seal", "kernels", "assert_dkms_installed", "Check that every kernel can boot"),
-    ] {
-        disk_full(name, step, command, title);
-    }
+    ];
+    let all = all.map(|(stage, step, command, title)| DiskFull { stage, step, command, title });
+    share(all.into()).iter().for_each(disk_full);
 }
 
 /// Before it begins, where a stage knows what it needs.

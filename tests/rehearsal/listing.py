@@ -17,12 +17,12 @@ NEVER = ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp"]
 ALWAYS_CHANGING = ["/var/log/journal/*", "/var/log/wtmp", "/var/log/lastlog", "/var/log/auth.log", "/var/lib/systemd/*"]
 DIFFERENT = [
     # A machine's identity, and what cloud-init writes of it.
-    "/etc/machine-id", "/var/lib/dbus/machine-id", "/etc/hostname", "/etc/hosts", "/etc/ssh/ssh_host_*", "/var/lib/cloud/*",
-    "/etc/resolv.conf", "/etc/.pwd.lock", "/etc/netplan/*", "/etc/sudoers.d/90-cloud-init-users",
+    "/etc/machine-id", "/var/lib/dbus/machine-id", "/etc/hostname", "/etc/hosts", "/etc/ssh/ssh_host_*",
+    "/var/lib/cloud/*", "/etc/resolv.conf", "/etc/.pwd.lock", "/etc/netplan/*", "/etc/sudoers.d/90-cloud-init-users",
     # Logs, and what holds times, inodes or the order of a run.
-    "/var/log/*", "/var/cache/*", "/var/lib/systemd/*", "*/__pycache__/*", "/var/lib/dpkg/*-old", "/var/lib/apt/lists/*",
-    "/var/lib/apt/extended_states", "/etc/ld.so.cache", "/var/lib/apt/periodic/*", "/var/lib/dpkg/lock*",
-    "/var/lib/dpkg/triggers/*",
+    "/var/log/*", "/var/cache/*", "/var/lib/systemd/*", "*/__pycache__/*", "/var/lib/dpkg/*-old",
+    "/var/lib/apt/lists/*", "/var/lib/apt/extended_states", "/etc/ld.so.cache", "/var/lib/apt/periodic/*",
+    "/var/lib/dpkg/lock*", "/var/lib/dpkg/triggers/*",
     # A key that DKMS makes.
     "/var/lib/dkms/mok*",
     # The script itself: user-data carries it without comments.
@@ -36,12 +36,12 @@ DIFFERENT = [
 CONTENT_DIFFERS = ["/boot/initrd.img-*"]
 
 
-def left_out(path):
+def left_out(path: str) -> bool:
     names = ALWAYS_CHANGING if TIMES else ALWAYS_CHANGING + DIFFERENT
     return any(path == name.rstrip("/*") and name.endswith("/*") or fnmatch.fnmatchcase(path, name) for name in names)
 
 
-def content(path, status):
+def content(path: str, status: os.stat_result) -> str:
     if stat.S_ISLNK(status.st_mode):
         return os.readlink(path)
     if not stat.S_ISREG(status.st_mode):
@@ -52,7 +52,7 @@ def content(path, status):
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def main():
+def main() -> None:
     for folder, folders, files in os.walk("/"):
         folders[:] = [name for name in folders if os.path.join(folder, name) not in NEVER]
         for name in sorted(folders + files):

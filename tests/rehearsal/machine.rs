@@ -1,7 +1,9 @@
 //! Owns how tests speak with the rehearsal cloud: EC2 calls, guests, commands over SSH, and what a guest's file system
 //! holds. Knows nothing of what is tested.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -53,9 +55,28 @@ pub fn cloud() -> &'static Path {
     })
 }
 
-/// Whether every cut is to be made.
-pub fn full() -> bool {
-    std::env::var_os("EFA_GEN_REHEARSAL_FULL").is_some()
+/// Waits until no other test holds this name, and holds it as long as the value lives. Tests are processes of their own.
+pub fn exclusive(name: &str) -> File {
+    let folder = cloud().join("locks");
+    fs::create_dir_all(&folder).expect("a folder can be made");
+    let file = File::create(folder.join(name)).expect("a file can be made");
+    file.lock().expect("it can be locked");
+    file
+}
+
+/// What is made once for all tests of this cloud, by the first that needs it, while the others wait; told as text. What has
+/// failed once has failed for all.
+pub fn once(name: &str, make: impl FnOnce() -> String) -> String {
+    let _alone = exclusive(name);
+    let made = cloud().join("locks").join(format!("{name}.made"));
+    if let Ok(text) = fs::read_to_string(&made) {
+        assert!(!text.is_empty(), "{name} has failed already, see the other test");
+        return text;
+    }
+    fs::write(&made, "").expect("a file can be written");
+    let text = make();
+    fs::write(&made, &text).expect("a file can be written");
+    text
 }
 
 /// A file below tests/rehearsal.
@@ -63,17 +84,24 @@ pub fn beside(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rehearsal").join(name)
 }
 
-fn cloud_py(verb: &str) -> Command {
-    let mut command = Command::new(beside("control.py"));
-    command.arg(verb).arg(cloud()).stdin(Stdio::null());
+/// A command on the cloud's network.
+pub fn on_network<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Command {
+    let mut command = Command::new(cloud().join("enter"));
+    command.args(arguments).stdin(Stdio::null());
     command
 }
 
-/// A command on the cloud's network.
-pub fn on_network<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Command {
-    let mut command = cloud_py("run");
-    command.args(arguments);
-    command
+/// The answer of the cloud's control socket (cloud/control_socket.py), or what was refused.
+fn ask(request: &Value) -> Result<Value, String> {
+    let mut socket = UnixStream::connect(cloud().join("control")).expect("the cloud's control socket answers");
+    socket.write_all(format!("{request}\n").as_bytes()).expect("the cloud reads");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("the cloud answers");
+    let answer: Value = serde_json::from_str(&answer).expect("the answer is JSON");
+    match answer["error"].as_str() {
+        Some(error) => Err(error.to_owned()),
+        None => Ok(answer["ok"].clone()),
+    }
 }
 
 /// Runs it to its end.
@@ -81,30 +109,44 @@ pub fn ran(command: &mut Command) -> Ran {
     Ran::of(&command.output().expect("the command starts"))
 }
 
-/// One EC2 call; the answer, or EC2's error code and message.
-pub fn try_ec2(call: &str, arguments: &Value) -> Result<Value, String> {
-    let output = cloud_py("ec2").args([call, &arguments.to_string()]).output().expect("control.py starts");
-    if output.status.success() {
-        return Ok(serde_json::from_slice(&output.stdout).expect("the answer is JSON"));
-    }
-    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+/// One call of a service in a region by its boto3 name; the answer, or AWS's error code and message.
+pub fn try_call(service: &str, region: &str, call: &str, arguments: &Value) -> Result<Value, String> {
+    ask(&json!({"do": "call", "service": service, "region": region, "call": call, "arguments": arguments}))
 }
 
-/// One EC2 call that must succeed.
+/// One EC2 call in us-east-1.
+pub fn try_ec2(call: &str, arguments: &Value) -> Result<Value, String> {
+    try_call("ec2", "us-east-1", call, arguments)
+}
+
+/// One EC2 call in us-east-1 that must succeed.
 #[track_caller]
 pub fn ec2(call: &str, arguments: &Value) -> Value {
     try_ec2(call, arguments).unwrap_or_else(|error| panic!("{call} {arguments}: {error}"))
 }
 
-/// What no EC2 call does.
+/// Everything that a region of the account holds, one line each; not the terminated instances.
+#[track_caller]
+pub fn resources(region: &str) -> Vec<String> {
+    let listed = ask(&json!({"do": "list", "region": region})).unwrap_or_else(|error| panic!("{region}: {error}"));
+    listed.as_array().expect("a list").iter().map(text).collect()
+}
+
+/// What no EC2 call does; each value is NAME=VALUE.
 #[track_caller]
 pub fn steer(verb: &str, values: &[&str]) -> String {
-    ran(cloud_py("steer").arg(verb).args(values)).good()
+    let values: serde_json::Map<String, Value> = values
+        .iter()
+        .map(|value| value.split_once('=').expect("NAME=VALUE"))
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    let said = ask(&json!({"do": "steer", "verb": verb, "values": values}));
+    text(&said.unwrap_or_else(|error| panic!("{verb}: {error}")))
 }
 
 /// Renders for Debian 12 with the stand-in artifacts into a folder; returns it.
 pub fn rendered(name: &str, more: &[&str]) -> PathBuf {
-    let out = cloud().join("rendered").join(name);
+    let out = cloud().join(format!("rendered-{}", std::process::id())).join(name);
     let stack = cloud().join("stack.toml");
     let mut command = Command::new(env!("CARGO_BIN_EXE_efa-gen"));
     command.args(["render", "--distro", "debian12", "--stack", "rehearsal", "--format", "all", "--stack-file"]);
@@ -230,7 +272,6 @@ impl Guest {
 
     /// Writes a file as root.
     pub fn write(&self, path: &str, mode: &str, content: &[u8]) {
-        use std::io::Write;
         let line = format!("sudo sh -c {}", quoted(&format!("cat >{path} && chmod {mode} {path}")));
         let mut child = self.ssh(&line).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("ssh starts");
         child.stdin.take().expect("a pipe").write_all(content).expect("ssh reads");

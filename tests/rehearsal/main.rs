@@ -1,9 +1,12 @@
 //! The rehearsal: what efa-gen renders is executed in a cloud on one machine (control.py and the folders beside it).
 //!
-//! Run by `tests/rehearsal/run`, which starts the cloud; a plain `cargo test` leaves it out and says so. With
-//! `EFA_GEN_REHEARSAL_FULL` set, every cut is also made on a guest of its own; else a sample.
+//! Run by `tests/rehearsal/run`, which starts the cloud and runs each test as a process of its own, as many side by side as
+//! the machine bears; a plain `cargo test` leaves them out and says so. Of cuts, kills and full disks a run tries its share.
 
 #![allow(clippy::print_stderr, reason = "a test's output is shown when it fails")]
+
+#[path = "../support/sample.rs"]
+mod sample;
 
 mod account;
 mod build;

@@ -4,11 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use crate::machine::{Guest, Ran, cloud, ec2, on_network, ran, rendered, text};
+use crate::machine::{Guest, Ran, cloud, ec2, exclusive, on_network, ran, rendered, text};
 
 /// A Packer and the grammar that it is rendered for.
 pub struct Packer {
@@ -59,7 +58,8 @@ impl Packer {
 
 /// What one build leaves: an AMI with the plan's tags on it and on its snapshot, a manifest that names it, and nothing else.
 fn whole_build(packer: &Packer, name: &str) {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // One build at a time, so that what is left is of that build.
+    let _alone = exclusive("packer");
     let (folder, ran) = packer.build(name, &["-var", "ssh_cidrs=[\"10.78.0.1/32\"]"]);
     let said = ran.good();
     // What the script says of them may be lost with the connection; what the builder's console had is kept.
@@ -94,9 +94,6 @@ fn tag(resource: &Value, key: &str) -> String {
     let tags = resource["Tags"].as_array().expect("tags");
     text(&tags.iter().find(|tag| tag["Key"] == key).unwrap_or_else(|| panic!("no tag {key}: {tags:?}"))["Value"])
 }
-
-/// One build at a time, so that what is left is of that build.
-static ALONE: Mutex<()> = Mutex::new(());
 
 /// What Packer made for a build and did not remove: its key pairs, security groups and builders.
 fn leftovers() -> Vec<String> {
@@ -137,7 +134,7 @@ fn a_whole_build_with_todays_packer() {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn a_script_that_is_not_the_rendered_one_ends_the_build() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = exclusive("packer");
     let packer = debians();
     let folder = rendered("packer-other", &["--packer", packer.grammar]);
     let script = fs::read_to_string(folder.join("install.sh")).expect("the script");

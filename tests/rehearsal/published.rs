@@ -30,7 +30,17 @@ pub struct Places {
 impl Places {
     /// Regions that no other test has.
     pub fn new() -> Self {
-        let (here, there) = (Account::new(), Account::new());
+        let [here, there] = Account::for_builds();
+        Self::of(here, there)
+    }
+
+    /// Three of them.
+    pub fn three() -> [Self; 3] {
+        let [a, b, c, d, e, f] = Account::for_builds();
+        [Self::of(a, b), Self::of(c, d), Self::of(e, f)]
+    }
+
+    fn of(here: Account, there: Account) -> Self {
         here.ready_image();
         let before = [here.things(), there.things()];
         Places { here, there, before }

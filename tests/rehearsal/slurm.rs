@@ -50,7 +50,7 @@ fn install_slurm(hosts: &Hosts) {
 /// Submits the job of these flags as the login user and waits for it; its exit status, and what it printed.
 fn submitted(first: &Guest, flags: &[&str]) -> Ran {
     let fixed = ["validate", "--slurm", "--nodes", "2", "--instance-type", KIND];
-    let job = ran(&mut Account::in_region("us-east-1").efa_gen(&[&fixed, flags].concat())).good();
+    let job = ran(&mut Account::shared("us-east-1").efa_gen(&[&fixed, flags].concat())).good();
     first.write("/home/admin/job", "0644", job.as_bytes());
     let line = "sbatch --wait --parsable job >id; status=$?; cat efa-gen-validate-$(cat id).out; exit $status";
     ran(&mut first.ssh(line))
@@ -59,7 +59,7 @@ fn submitted(first: &Guest, flags: &[&str]) -> Ran {
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn the_batch_jobs_status_is_the_verdicts() {
-    let hosts = Hosts::launch(&Account::in_region("us-east-1").cluster_image(), 2, KIND);
+    let hosts = Hosts::launch(&Account::shared("us-east-1").cluster_image(), 2, KIND);
     install_slurm(&hosts);
     let first = &hosts.guests[0];
     submitted(first, &[]).failed(7, &["There is no efa-gen on the PATH, so there is no verdict", "--exit-status 0"]);

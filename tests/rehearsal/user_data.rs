@@ -32,7 +32,7 @@ fn an_instance_installs_itself() {
     assert!(log.contains("Fetching Ec2 IMDSv2 API Token"), "cloud-init spoke IMDSv2");
     assert!(guest.root("cloud-init query ds.meta_data.instance-id").good().contains(&guest.id));
     assert_eq!(guest.root("cloud-init query userdata").good().trim_end(), user_data.trim_end());
-    assert_same(script::reference(), &guest.listing(false));
+    assert_same(&script::reference(), &guest.listing(false));
 }
 
 #[test]

@@ -1,1 +1,1 @@
-"""The rehearsal cloud: a small EC2 of real parts on one Linux machine. ../control.py starts it; README.md tells what is real."""
+"""The rehearsal cloud: a small EC2 of real parts on one Linux machine. ../control.py starts it."""

@@ -1,10 +1,11 @@
 """Owns the cloud's one process: it is PID 1 of its own PID, mount and network namespaces, so that all it makes ends
-with it. Started by ../control.py; knows nothing of tests.
+with it. Started by ../control.py.
 
   daemon.py FOLDER ROOTFS NSPAWN CACHE HOST_NETWORK_FD"""
 
 import os
 import signal
+import socketserver
 import ssl
 import subprocess
 import sys
@@ -12,12 +13,12 @@ import threading
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from cloud import control_socket
 from cloud.ec2 import api
 from cloud.guest import hosts
-from cloud.net import names
-from cloud.net import network
 from cloud.guest.guests import Guests
 from cloud.guest.machines import Machines
+from cloud.net import names, network
 from cloud.net.sites import Sites
 
 
@@ -26,22 +27,24 @@ class Quiet(WSGIRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def log_request(self, *_):
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         pass
 
 
-def serve(server):
+def serve(server: socketserver.BaseServer) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
-def main():
+def main() -> None:
     folder, rootfs, nspawn, cache, host_network = sys.argv[1:]
     network.set_up_bridge()
     guests = Guests(folder, nspawn, rootfs, api.images_with_root())
     machines = Machines(guests, hosts.Hosts(folder, rootfs))
     api.install(machines)
     fetch = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{host_network}"]
-    sites = Sites(os.path.join(cache, "archive"), os.path.join(folder, "mirror"), fetch, api.app(), {
+    sites = Sites(os.path.join(cache, "archive"), os.path.join(folder, "mirror"), fetch, api.app())
+    steer = {
+        "fault": sites.fault,
         "cut-off": lambda address, server: guests.cut_off(address, server, True),
         "reconnect": lambda address, server: guests.cut_off(address, server, False),
         "leave-free": guests.leave_free,
@@ -51,12 +54,14 @@ def main():
         "room": lambda place, type, count: api.set_room(place, type, count),
         "reservation": lambda type, **said: api.reserve(kind=type, **said),
         "quota": api.set_quota,
-    })
+    }
     secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     secure.load_cert_chain(os.path.join(folder, "tls.crt"), os.path.join(folder, "tls.key"))
     serve(make_server(network.GATEWAY, 80, sites, threaded=True, request_handler=Quiet))
     serve(make_server(network.GATEWAY, 443, sites, threaded=True, request_handler=Quiet, ssl_context=secure))
     serve(names.serve())
+    calls = control_socket.Calls(f"http://{network.GATEWAY}")
+    serve(control_socket.Server(os.path.join(folder, "control"), calls, steer))
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     subprocess.run(["touch", os.path.join(folder, "ready")], check=True)

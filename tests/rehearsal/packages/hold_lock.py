@@ -1,5 +1,5 @@
-"""Holds a package manager's lock, as that itself does, until the script's log says that it waits for it: hold_lock.py FILE
-LOG. Says so once it has the lock; gives up after a minute.
+"""Holds a package manager's lock, as that itself does, until the script's log says that it waits for it:
+hold_lock.py FILE LOG. Says so once it has the lock; gives up after a minute.
 """
 
 import fcntl

@@ -15,7 +15,7 @@ LOG = FOLDER / "asked"
 class Mirror(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         host = self.headers.get("Host", "").split(":")[0]
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
         parts = [part for part in path.split("/") if part]
@@ -29,7 +29,7 @@ class Mirror(http.server.BaseHTTPRequestHandler):
         with LOG.open("a") as log:
             log.write(f"{200 if found else 404} {host}{path}\n")
 
-    def log_message(self, *_):
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 

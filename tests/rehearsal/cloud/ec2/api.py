@@ -10,12 +10,13 @@ what is not named below; where it would answer with a page of HTML, this answers
     public address only with a single interface           AWS API reference, many public reports of the refusal
     client tokens                                         AWS user guide, "Ensuring idempotency"
     names taken, unknown, in use; 16 KiB of user data     list of error codes; user guide, "User data"
+    the public keys that are imported                     user guide, "Create a key pair"; public reports of refusals
     states that take their time, console, shutdown        user guide, "Instance state changes"; the times are ours
     images: what a copy keeps, deprecation, protection,   user guide, "Copy an AMI", "Deprecate an AMI", "Protect an
     sharing, IMDS support                                 AMI from deregistration", "Share an AMI"
     zones without the type                                AWS's offerings, in moto's files
     elastic addresses                                     API reference, AssociateAddress; list of error codes; the
-                                                          guest has the address itself, on AWS it is translated
+                                                          address is translated outside the guest, by nftables
     the default VPC's way to the Internet                 VPC user guide, "Default VPC components"
     the console of now, of Nitro's types alone            user guide, "Instance console output"
     capacity reservations and blocks                      user guide, "Capacity Blocks for ML"; list of error codes;
@@ -24,40 +25,43 @@ what is not named below; where it would answer with a page of HTML, this answers
     the AMIs and SSM parameters                           amis.json: names and owners as published, ids invented; the
                                                           same ids in every region, which AWS does not do
 
-Owns the patching of moto and the way of a request. Each action is in a module of its own kind: ec2_launch,
-ec2_instance_actions, ec2_image_actions, ec2_groups. It must not know how guests are made: `install` takes an object
-that makes them.
+Owns the patching of moto and the way of a request. Each action is in the module of its kind: launch, instance_actions,
+image_actions, groups, addresses, capacity. It must not know how machines are made: `install` takes an object that makes
+them.
 """
 
 import sys
 import traceback
+from typing import Any
 from uuid import uuid4
 
 from botocore.model import OperationNotFoundError
+from moto.core.common_types import TYPE_RESPONSE
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.core.request import Request
 from moto.core.responses import ActionResult
-from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.utils import camelcase_to_underscores, utcnow
 from moto.ec2 import urls
-from moto.ec2.exceptions import DryRunClientError
+from moto.ec2.exceptions import DryRunClientError, EC2ClientError
 from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.amis import AmiBackend
-from moto.ec2.responses import EC2Response
 from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, EC2_RESOURCE_TO_PREFIX
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.servicequotas.models import ServiceQuotasBackend
 from moto.ssm.models import Parameter, ParameterDict
 
 from cloud.ec2.addresses import Addresses
-from cloud.ec2.capacity import Capacity, Reservations
-from cloud.ec2.core import Cloud, Region, refusal
+from cloud.ec2.capacity import Capacity
+from cloud.ec2.core import Cloud, Machines, refusal
 from cloud.ec2.groups import KeyPairIds, PlacementGroups, SecurityGroupRules
 from cloud.ec2.image_actions import Images
 from cloud.ec2.images import images_with_root, light_image_of, load_catalogue, newest_by_parameter
-from cloud.ec2.instance_actions import Instances
-from cloud.ec2.instances import extend_interfaces
 from cloud.ec2.launch import Launches
+from cloud.ec2.networks import extend_interfaces
 
-__all__ = ["app", "fail_image", "images_with_root", "install", "light_image", "put_file", "reserve", "set_quota", "set_room"]
+__all__ = [
+    "app", "fail_image", "images_with_root", "install", "light_image", "put_file", "reserve", "set_quota", "set_room",
+]
 
 # vCPUs and addresses. The codes and names are AWS's, also the five addresses; the vCPUs on demand are enough for 256
 # large machines.
@@ -74,17 +78,16 @@ QUOTAS = {
 SERVER_ERRORS = {"InsufficientInstanceCapacity": 500}
 
 
-class RehearsalEc2(Launches, Reservations, Addresses, Instances, Images, PlacementGroups, SecurityGroupRules, KeyPairIds, EC2Response):
-    """One request. `cloud` is set by `install`."""
+def authorize(caller: str, action: str, parameters: dict[str, Any]) -> None:
+    """The place for IAM: every call of EC2 comes here before it takes effect or a dry run is answered, with the access
+    key of its caller. What the caller's policies do not allow will be refused here, with UnauthorizedOperation; for now
+    everything is allowed. The calls of other services do not come here."""
 
-    cloud = None
-    backends = ec2_backends
 
-    @property
-    def memory(self):
-        return Region.of(self.ec2_backend)
+class RehearsalEc2(Launches, Addresses, Images, PlacementGroups, SecurityGroupRules, KeyPairIds):
+    """One request: all parts of the API together."""
 
-    def _dispatch(self, request, full_url=None, headers=None):
+    def _dispatch(self, request: Request, full_url: str | None = None, headers: Any = None) -> TYPE_RESPONSE:
         try:
             self.setup_class(request, full_url, headers)
         except OperationNotFoundError:
@@ -92,12 +95,16 @@ class RehearsalEc2(Launches, Reservations, Addresses, Instances, Images, Placeme
             return self._refuse(refusal("InvalidAction", f"The action {action} is not valid for this web service."))
         return self.call_action()
 
-    def call_action(self):
+    def call_action(self) -> TYPE_RESPONSE:
         """moto's, one at a time, and an XML error for whatever goes wrong."""
         try:
             with self.cloud.lock:
                 self.cloud.settle()
                 print("call", self._get_action() + ("?dry" if self._get_param("DryRun") else ""), flush=True)
+                try:
+                    authorize(self.access_key, self._get_action(), self.params)
+                except EC2ClientError as error:
+                    return self._refuse(error, 403)
                 self._dry_run_for_those_that_ignore_it()
                 return self._numbered(*super().call_action())
         except DryRunClientError as error:
@@ -108,52 +115,52 @@ class RehearsalEc2(Launches, Reservations, Addresses, Instances, Images, Placeme
             traceback.print_exc(file=sys.stderr)
             return self._refuse(refusal("InternalError", f"The rehearsal's EC2 failed: {error!r}"), 500)
 
-    def _dry_run_for_those_that_ignore_it(self):
+    def _dry_run_for_those_that_ignore_it(self) -> None:
         name = camelcase_to_underscores(self._get_action())
         # Where a client token is looked at first, the action itself is in a method of its own.
         methods = [method for method in (getattr(type(self), n, None) for n in (name, "_" + name)) if method]
         if methods and self._get_param("DryRun") and not any("error_on_dryrun" in m.__code__.co_names for m in methods):
             raise DryRunClientError()
 
-    def serialized(self, action_result):
+    def serialized(self, action_result: ActionResult) -> TYPE_RESPONSE:
         status, headers, body = super().serialized(action_result)
-        return SERVER_ERRORS.get(getattr(action_result.result, "code", None), status), headers, body
+        return SERVER_ERRORS.get(getattr(action_result.result, "code", ""), status), headers, body
 
-    def _refuse(self, error, status=400):
+    def _refuse(self, error: EC2ClientError, status: int = 400) -> TYPE_RESPONSE:
         _, headers, body = self.serialized(ActionResult(error))
         headers, body = self._enrich_response(headers, body)
         return self._numbered(status, headers, body)
 
     @staticmethod
-    def _numbered(status, headers, body):
+    def _numbered(status: int, headers: dict[str, Any], body: Any) -> TYPE_RESPONSE:
         """Each answer has an id of its own; moto's EC2 calls all of them "request-id"."""
         return status, headers, body.replace(">request-id<", f">{uuid4()}<")
 
-    def create_network_interface(self):
-        result = super().create_network_interface()
+    def create_network_interface(self) -> ActionResult:
+        result: Any = super().create_network_interface()
         result.result["NetworkInterface"].interface_type = self._get_param("InterfaceType", "interface")
         return result
 
 
-def _no_other_launches(self, *_, **__):
+def _no_other_launches(self: EC2Backend, *_: Any, **__: Any) -> None:
     """moto's own way to instances (old spot requests, auto scaling): they would have no guest and obey no rule."""
     raise refusal("UnsupportedOperation", "The rehearsal launches by RunInstances and by instant fleets only")
 
 
-def _load_parameters(parameters, name):
+def _load_parameters(parameters: ParameterDict, name: str) -> None:
     """SSM's public parameters name images of our catalogue; moto's would name its own."""
     if str(name or "").startswith("/aws/service/global-infrastructure"):
         _moto_parameters(parameters, name)
     if vars(parameters).get("rehearsal"):
         return
-    parameters.rehearsal = True
+    vars(parameters)["rehearsal"] = True
     for known, image_id in newest_by_parameter().items():
         dict.setdefault(parameters, known, []).append(
             Parameter(parameters.account_id, known, image_id, "String", None, None, None, utcnow(), 1, "text")
         )
 
 
-def _quota(backend, service_code, quota_code):
+def _quota(backend: ServiceQuotasBackend, service_code: str, quota_code: str) -> dict[str, Any]:
     if service_code != "ec2" or quota_code not in QUOTAS:
         return _moto_quota(backend, service_code, quota_code)
     name, value = QUOTAS[quota_code][0], RehearsalEc2.cloud.quotas[quota_code]
@@ -164,7 +171,7 @@ def _quota(backend, service_code, quota_code):
     }
 
 
-def _with_gateway(backend, *arguments, **more):
+def _with_gateway(backend: EC2Backend, *arguments: Any, **more: Any) -> None:
     """moto's default VPC leads nowhere."""
     _moto_backend(backend, *arguments, **more)
     gateway = backend.create_internet_gateway()
@@ -173,25 +180,25 @@ def _with_gateway(backend, *arguments, **more):
         backend.create_route(table.id, "0.0.0.0/0", gateway_id=gateway.id)
 
 
-def fail_image(name):
+def fail_image(name: str) -> None:
     """The next image that an instance is made into under this name ends as failed."""
     with RehearsalEc2.cloud.lock:
         RehearsalEc2.cloud.failing_images.add(name)
 
 
-def set_room(place, kind, count):
+def set_room(place: str, kind: str, count: int | str) -> None:
     """A region or zone has room for so many more instances of a type, or for any number again."""
     with RehearsalEc2.cloud.lock:
         RehearsalEc2.cloud.capacity.set_room(place, kind, count)
 
 
-def reserve(**said):
+def reserve(**said: Any) -> None:
     """There is a capacity reservation, or a capacity block."""
     with RehearsalEc2.cloud.lock:
         RehearsalEc2.cloud.capacity.reserve(**said)
 
 
-def light_image(region):
+def light_image(region: str) -> str:
     """The image of the account's own in a region whose machines are light hosts; made when first asked for."""
     cloud = RehearsalEc2.cloud
     with cloud.lock:
@@ -200,13 +207,13 @@ def light_image(region):
         return image.id + "\n"
 
 
-def put_file(region, index, path, text):
+def put_file(region: str, index: int | str, path: str, text: str) -> None:
     """A file on the machine with this launch index of the next launch in a region, from before its first boot."""
     with RehearsalEc2.cloud.lock:
         RehearsalEc2.cloud.files.setdefault((region, int(index)), []).append((path, text + "\n"))
 
 
-def set_quota(code, value):
+def set_quota(code: str, value: float | str) -> None:
     """The account's quota is so high, in every region."""
     if code not in QUOTAS:
         raise ValueError(f"no quota {code}")
@@ -219,20 +226,23 @@ _moto_parameters = ParameterDict._check_loading_status
 _moto_quota = ServiceQuotasBackend.get_service_quota
 
 
-def install(guests):
-    """Puts the extension into moto, with these guests behind it. A second call only replaces the guests."""
+def install(guests: Machines) -> None:
+    """Puts the extension into moto, with these machines behind it. A second call only replaces the machines."""
     RehearsalEc2.cloud = Cloud(guests, Capacity(), {code: value for code, (_, value) in QUOTAS.items()})
     guests.on_stopped = RehearsalEc2.cloud.went_down
     urls.url_paths = {"{0}/": RehearsalEc2.dispatch}
-    AmiBackend._load_amis = load_catalogue
-    EC2Backend.__init__ = _with_gateway
-    EC2Backend.run_instances = _no_other_launches
-    ParameterDict._check_loading_status = _load_parameters
-    ServiceQuotasBackend.get_service_quota = _quota
+    for where, name, ours in (
+        (AmiBackend, "_load_amis", load_catalogue),
+        (EC2Backend, "__init__", _with_gateway),
+        (EC2Backend, "run_instances", _no_other_launches),
+        (ParameterDict, "_check_loading_status", _load_parameters),
+        (ServiceQuotasBackend, "get_service_quota", _quota),
+    ):
+        setattr(where, name, ours)
     EC2_RESOURCE_TO_PREFIX["placement-group"], EC2_PREFIX_TO_RESOURCE["pg"] = "pg", "placement-group"
     extend_interfaces()
 
 
-def app():
+def app() -> DomainDispatcherApplication:
     """moto's server as a WSGI application."""
     return DomainDispatcherApplication(create_backend_app)

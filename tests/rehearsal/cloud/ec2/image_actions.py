@@ -7,25 +7,31 @@ AMI". It must not touch a guest but through an Instance; of the guests' images i
 import re
 from datetime import timedelta
 from types import SimpleNamespace
+from typing import Any
 
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import utcnow
 from moto.ec2.exceptions import UnvailableAMIIdError
+from moto.ec2.models import ec2_backends
+from moto.ec2.models.block_device import BlockDeviceType
+from moto.ec2.models.elastic_block_store import Volume
 from moto.ec2.utils import random_ami_id
 
-from cloud.ec2.core import chosen, page, refusal, tags_by_type, tags_of
+from cloud.ec2.core import Tags, chosen, page, refusal, tags_by_type, tags_of
 from cloud.ec2.images import FIELDS, Image, Snapshot, available, find, image_failed, image_kept
+from cloud.ec2.instance_actions import Instances
+from cloud.ec2.instances import Instance
 
 
-class Images:
-    """The actions on images; a part of the response class in ec2.py, which brings cloud, ec2_backend and _get_param."""
+class Images(Instances):
+    """The actions on images and snapshots."""
 
     # Listing.
 
-    def describe_images(self):
+    def describe_images(self) -> ActionResult:
         p = self.params
         # EC2 promises no order; this one is neither by age nor by name.
-        images = sorted(self.ec2_backend.amis.values(), key=lambda i: i.id)
+        images: list[Image] = sorted(self.ec2_backend.amis.values(), key=lambda i: i.id)
         images = [i for i in images if i.visible_to(self.current_account)]
         if p.get("ImageIds"):
             images = [find(self.ec2_backend, i, self.current_account) for i in dict.fromkeys(p["ImageIds"])]
@@ -43,15 +49,15 @@ class Images:
         images, token = page(images, p)
         return ActionResult({"Images": [i.view() for i in images], "NextToken": token})
 
-    def _may_launch(self, image, users):
+    def _may_launch(self, image: Image, users: list[str]) -> bool:
         users = [self.current_account if u == "self" else u for u in users]
         named = [u for u in users if u != "all" and {"UserId": u} in image.launch_permissions]
         return bool(named) or ("all" in users and image.is_public)
 
-    def _tags(self, thing):
+    def _tags(self, thing: Image) -> Tags:
         return tags_of(self.ec2_backend, thing.id)
 
-    def describe_snapshots(self):
+    def describe_snapshots(self) -> ActionResult:
         p = self.params
         snapshots = self.ec2_backend.describe_snapshots(p.get("SnapshotIds"), self._filters_from_querystring())
         if p.get("OwnerIds"):
@@ -61,7 +67,7 @@ class Images:
 
     # Making.
 
-    def create_image(self):
+    def create_image(self) -> ActionResult:
         p, backend = self.params, self.ec2_backend
         instance = self.find_instance(p["InstanceId"])
         self._check_new_name(p["Name"])
@@ -89,14 +95,14 @@ class Images:
         instance.keep_as(image)
         return ActionResult({"ImageId": image.id})
 
-    def copy_image(self):
+    def copy_image(self) -> ActionResult:
         # The token first: a repeated request is answered, not checked.
         return ActionResult({"ImageId": self.memory.once("CopyImage", self.params, self._copy_image)})
 
-    def _copy_image(self):
+    def _copy_image(self) -> str:
         p, backend = self.params, self.ec2_backend
         self._check_new_name(p["Name"])
-        source_backend = self.backends[self.current_account][p["SourceRegion"]]
+        source_backend = ec2_backends[self.current_account][p["SourceRegion"]]
         source = available(source_backend, p["SourceImageId"], self.current_account)
         tags = tags_by_type(p.get("TagSpecifications"), ("image", "snapshot"))
         if p.get("KmsKeyId") and not p.get("Encrypted"):
@@ -116,7 +122,7 @@ class Images:
         self._copy_root(source.id, image)
         return image.id
 
-    def _copied_mapping(self, mapping, source, image):
+    def _copied_mapping(self, mapping: dict[str, Any], source: Image, image: Image) -> dict[str, Any]:
         # A copy of what is encrypted stays encrypted.
         ebs = dict(mapping["Ebs"])
         ebs["Encrypted"] = bool(self.params.get("Encrypted") or ebs.get("Encrypted"))
@@ -128,7 +134,7 @@ class Images:
         ebs["SnapshotId"] = Snapshot(self.ec2_backend, image, volume, text, ebs["Encrypted"], key).id
         return {"DeviceName": mapping["DeviceName"], "Ebs": ebs}
 
-    def _copy_root(self, source_id, image):
+    def _copy_root(self, source_id: str, image: Image) -> None:
         cloud = self.cloud
         if not cloud.guests.has_root(source_id):
             image_kept(cloud, image)
@@ -137,7 +143,7 @@ class Images:
         cloud.image_hands.do(lambda: cloud.guests.copy_image(source_id, image.id), failed)
         cloud.image_hands.do(lambda: image_kept(cloud, image))
 
-    def register_image(self):
+    def register_image(self) -> ActionResult:
         p, backend = self.params, self.ec2_backend
         self._check_new_name(p["Name"])
         tags = tags_by_type(p.get("TagSpecifications"), ("image",))
@@ -160,7 +166,7 @@ class Images:
         image_kept(self.cloud, image)
         return ActionResult({"ImageId": image.id})
 
-    def _complete_mapping(self, ebs):
+    def _complete_mapping(self, ebs: dict[str, Any]) -> None:
         ebs.setdefault("VolumeType", "standard")
         ebs.setdefault("DeleteOnTermination", True)
         if ebs.get("SnapshotId"):
@@ -171,13 +177,13 @@ class Images:
             raise refusal("MissingParameter", "The request must contain the parameter size or snapshotId")
         ebs.setdefault("Encrypted", False)
 
-    def _add_image(self, image, tags):
+    def _add_image(self, image: Image, tags: dict[str, Tags]) -> None:
         self.ec2_backend.amis[image.id] = image
         self.ec2_backend.create_tags([image.id], tags.get("image", {}))
         if tags.get("snapshot"):
             self.ec2_backend.create_tags(image.snapshot_ids(), tags["snapshot"])
 
-    def _check_new_name(self, name):
+    def _check_new_name(self, name: str) -> None:
         """[AWS API reference, CreateImage, Name]"""
         if not re.fullmatch(r"[A-Za-z0-9 ()\[\]./'@_-]{3,128}", name):
             raise refusal(
@@ -189,12 +195,12 @@ class Images:
             if image.name == name and image.owner_id == self.current_account:
                 raise refusal("InvalidAMIName.Duplicate", f"AMI name {name} is already in use by AMI {image.id}")
 
-    def _default_key(self):
+    def _default_key(self) -> str:
         return self.ec2_backend.default_kms_key_id or self.ec2_backend._create_default_encryption_key()
 
     # Unmaking.
 
-    def deregister_image(self):
+    def deregister_image(self) -> ActionResult:
         image = self._own_image()
         if image.protection != "disabled":
             raise refusal(
@@ -214,7 +220,7 @@ class Images:
                 results.append({"SnapshotId": snapshot_id, "ReturnCode": "skipped" if busy else "success"})
         return ActionResult({"Return": True, "DeleteSnapshotResults": results})
 
-    def delete_snapshot(self):
+    def delete_snapshot(self) -> ActionResult:
         snapshot = self.ec2_backend.get_snapshot(self._get_param("SnapshotId"))
         image = self._image_with(snapshot.id)
         if image:
@@ -223,12 +229,12 @@ class Images:
         del self.ec2_backend.snapshots[snapshot.id]
         return EmptyResult()
 
-    def _image_with(self, snapshot_id):
+    def _image_with(self, snapshot_id: str) -> Image | None:
         return next((i for i in self.ec2_backend.amis.values() if snapshot_id in i.snapshot_ids()), None)
 
     # Attributes.
 
-    def _own_image(self):
+    def _own_image(self) -> Image:
         image_id = self._get_param("ImageId")
         if image_id in self.ec2_backend.deleted_amis:
             raise UnvailableAMIIdError(image_id)
@@ -237,7 +243,7 @@ class Images:
             raise refusal("AuthFailure", f"Not authorized for image:{image_id}")
         return image
 
-    def modify_image_attribute(self):
+    def modify_image_attribute(self) -> ActionResult:
         p, image = self.params, self._own_image()
         if image.state == "pending":
             raise refusal("InvalidAMIID.Unavailable", f"The image ID '{image.id}' is not available: it is pending")
@@ -258,7 +264,7 @@ class Images:
         image.launch_permissions = kept + [one for one in add if one not in kept]
         return EmptyResult()
 
-    def _permission_changes(self, image):
+    def _permission_changes(self, image: Image) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         """LaunchPermission, or OperationType with lists of users, groups and organisations."""
         p = self.params
         changes = {k: list(p.get("LaunchPermission", {}).get(k, [])) for k in ("Add", "Remove")}
@@ -277,7 +283,7 @@ class Images:
             raise refusal("InvalidParameter", "Snapshots encrypted with the AWS Managed CMK can't be shared")
         return changes["Add"], changes["Remove"]
 
-    def describe_image_attribute(self):
+    def describe_image_attribute(self) -> ActionResult:
         image = self._own_image()
         name = self._get_param("Attribute")
         values = {
@@ -296,7 +302,7 @@ class Images:
         key, value = values[name]
         return ActionResult({"ImageId": image.id, key: {"Value": value}})
 
-    def reset_image_attribute(self):
+    def reset_image_attribute(self) -> Any:  # moto says that its own gives a text
         image = self._own_image()
         if self._get_param("Attribute") != "launchPermission":
             raise refusal("InvalidParameterValue", "Only launchPermission can be reset")
@@ -304,7 +310,7 @@ class Images:
         image.launch_permissions = []
         return EmptyResult()
 
-    def enable_image_deprecation(self):
+    def enable_image_deprecation(self) -> ActionResult:
         image, when = self._own_image(), self._get_param("DeprecateAt")
         years = 2 if image.is_public else 10
         if not utcnow() < when < utcnow() + timedelta(days=366 * years):
@@ -313,19 +319,19 @@ class Images:
         image.deprecation_time = when.replace(second=0, microsecond=0)
         return ActionResult({"Return": True})
 
-    def disable_image_deprecation(self):
+    def disable_image_deprecation(self) -> ActionResult:
         image = self._own_image()
         self.error_on_dryrun()
         image.deprecation_time = None
         return ActionResult({"Return": True})
 
-    def enable_image_deregistration_protection(self):
+    def enable_image_deregistration_protection(self) -> ActionResult:
         image = self._own_image()
         self.error_on_dryrun()
         image.protection = "enabled-with-cooldown" if self._get_param("WithCooldown") else "enabled-without-cooldown"
         return ActionResult({"Return": image.protection})
 
-    def disable_image_deregistration_protection(self):
+    def disable_image_deregistration_protection(self) -> ActionResult:
         image = self._own_image()
         self.error_on_dryrun()
         # The cooldown is a day: nobody waits for it in a rehearsal, so such an image stays protected.
@@ -333,26 +339,26 @@ class Images:
             image.protection = "disabled"
         return ActionResult({"Return": "true"})
 
-    def disable_image(self):
+    def disable_image(self) -> ActionResult:
         image = self._own_image()
         self.error_on_dryrun()
         image.disabled = True
         return ActionResult({"Return": True})
 
-    def enable_image(self):
+    def enable_image(self) -> ActionResult:
         image = self._own_image()
         self.error_on_dryrun()
         image.disabled = False
         return ActionResult({"Return": True})
 
 
-def _mappings_of(instance, backend, asked):
+def _mappings_of(instance: Instance, backend: Any, asked: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     """The instance's volumes as an image's mappings. Of them a request changes DeleteOnTermination alone, or leaves one
     out; it may add volumes of its own [AWS API reference, CreateImage]."""
-    asked = {m.get("DeviceName"): m for m in asked or []}
+    changes = {m.get("DeviceName"): m for m in asked or []}
     mappings = []
     for device, block in instance.block_device_mapping.items():
-        mapping = asked.pop(device, {})
+        mapping = changes.pop(device, {})
         if "NoDevice" in mapping:
             continue
         ebs, wanted = _ebs_of(backend.volumes[block.volume_id], block), mapping.get("Ebs", {})
@@ -362,7 +368,7 @@ def _mappings_of(instance, backend, asked):
                     "InvalidBlockDeviceMapping", f"{key} of the instance's own volume {device} can't be changed"
                 )
         mappings.append({"DeviceName": device, "Ebs": {**ebs, **wanted}})
-    for device, mapping in asked.items():
+    for device, mapping in changes.items():
         ebs = {"VolumeType": "gp2", "DeleteOnTermination": True, "Encrypted": False, **mapping.get("Ebs", {})}
         if not ebs.get("VolumeSize"):
             raise refusal("MissingParameter", f"The request must contain the parameter size for {device}")
@@ -370,7 +376,7 @@ def _mappings_of(instance, backend, asked):
     return mappings
 
 
-def _ebs_of(volume, block):
+def _ebs_of(volume: Volume, block: BlockDeviceType) -> dict[str, Any]:
     ebs = {
         "VolumeId": volume.id,
         "VolumeSize": volume.size,

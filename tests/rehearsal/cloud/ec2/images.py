@@ -1,34 +1,39 @@
 """What an AMI and its snapshots are, the catalogue of those that are there from the start, and how one is found.
 
-Owns what an image is known by. It must not know actions (ec2_image_actions.py), nor where the root file system of an
+Owns what an image is known by. It must not know actions (image_actions.py), nor where the root file system of an
 image lies: only the guests know that. What was not found in AWS's user guide is marked [assumed].
 """
 
 import json
 import re
 import time
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
 
 from moto.core.utils import utcnow
 from moto.ec2.exceptions import InvalidAMIIdError, MalformedAMIIdError, UnvailableAMIIdError
 from moto.ec2.models.elastic_block_store import Snapshot as MotoSnapshot
 from moto.ec2.utils import random_ami_id, random_snapshot_id
 
-from cloud.ec2.core import IMAGE_SECONDS, iso, moment, refusal, tag_list
+from cloud.ec2.core import IMAGE_SECONDS, Cloud, iso, moment, refusal, tag_list
 
 LIGHT = "rehearsal-light"
 LIGHT_TAGS = {
     "efa-gen:version": "0.1.0", "efa-gen:distribution": "debian12", "efa-gen:stack": "rehearsal",
     "efa-gen:plan": "0" * 64, "efa-gen:state": "published", "efa-gen:base-name": LIGHT,
 }
-CATALOGUE = json.loads((Path(__file__).parent / "amis.json").read_text(encoding="utf-8"))
+CATALOGUE: list[dict[str, Any]] = json.loads((Path(__file__).parent / "amis.json").read_text(encoding="utf-8"))
 
 
 class Image:
     """One AMI in one region. `mappings` are block device mappings as DescribeImages shows them."""
 
-    def __init__(self, backend, image_id, name, owner_id, mappings, **more):
+    def __init__(
+        self, backend: Any, image_id: str, name: str, owner_id: str, mappings: list[dict[str, Any]], **more: Any
+    ) -> None:
         self.ec2_backend = backend
         self.id = image_id
         self.name = name
@@ -46,21 +51,21 @@ class Image:
         self.platform_details = more.get("platform_details") or "Linux/UNIX"
         self.usage_operation = more.get("usage_operation") or "RunInstances"
         self.product_codes = more.get("product_codes") or []
-        self.creation_date = more.get("creation_date") or utcnow()
-        self.deprecation_time = more.get("deprecation_time")
+        self.creation_date: datetime = more.get("creation_date") or utcnow()
+        self.deprecation_time: datetime | None = more.get("deprecation_time")
         self.source_instance_id = more.get("source_instance_id")
         self.source_image_id = more.get("source_image_id")
         self.source_image_region = more.get("source_image_region")
-        self.launch_permissions = [{"Group": "all"}] if more.get("public") else []
+        self.launch_permissions: list[dict[str, str]] = [{"Group": "all"}] if more.get("public") else []
         self.protection = "disabled"
         self.disabled = False
-        self.failure = None
-        self.ready_at = None
+        self.failure: str | None = None
+        self.ready_at: float | None = None
         # moto's Instance asks for these.
         self.platform = self.kernel_id = self.ramdisk = None
 
     @classmethod
-    def of_catalogue(cls, backend, entry):
+    def of_catalogue(cls, backend: Any, entry: dict[str, Any]) -> "Image":
         ebs = {
             "SnapshotId": entry["snapshot_id"],
             "VolumeSize": entry["root_gib"],
@@ -82,7 +87,7 @@ class Image:
         image.ready_at = 0.0
         return image
 
-    def child(self, backend, image_id, name, mappings, **more):
+    def child(self, backend: Any, image_id: str, name: str, mappings: list[dict[str, Any]], **more: Any) -> "Image":
         """A new image of the caller's that is this one's kind of machine. Launch permissions, deprecation and
         protection do not go over [AWS docs, "Copy an AMI"]; ImdsSupport does [for CreateImage assumed]."""
         kept = (
@@ -93,7 +98,7 @@ class Image:
         return Image(backend, image_id, name, backend.account_id, mappings, **{**facts, **more})
 
     @property
-    def state(self):
+    def state(self) -> str:
         if self.failure:
             return "failed"
         if self.ready_at is None or time.monotonic() < self.ready_at:
@@ -101,31 +106,31 @@ class Image:
         return "disabled" if self.disabled else "available"
 
     @property
-    def is_public(self):
+    def is_public(self) -> bool:
         return {"Group": "all"} in self.launch_permissions
 
     @property
-    def block_device_mappings(self):
+    def block_device_mappings(self) -> list[dict[str, Any]]:
         return self.mappings
 
     @property
-    def root_gib(self):
+    def root_gib(self) -> int:
         return next(m["Ebs"]["VolumeSize"] for m in self.mappings if m["DeviceName"] == self.root_device_name)
 
-    def deprecated(self):
+    def deprecated(self) -> bool:
         return self.deprecation_time is not None and self.deprecation_time <= utcnow()
 
-    def visible_to(self, account):
+    def visible_to(self, account: str) -> bool:
         return self.is_public or self.owner_id == account or {"UserId": account} in self.launch_permissions
 
-    def snapshot_ids(self):
+    def snapshot_ids(self) -> list[str]:
         return [m["Ebs"]["SnapshotId"] for m in self.mappings if m.get("Ebs", {}).get("SnapshotId")]
 
-    def get_filter_value(self, name, method_name=None):
+    def get_filter_value(self, name: str, method_name: str | None = None) -> object:
         """moto's own look-ups by field."""
         return FIELDS[name](self)
 
-    def view(self):
+    def view(self) -> dict[str, Any]:
         return {
             "ImageId": self.id,
             "ImageLocation": f"{self.owner_alias or self.owner_id}/{self.name}",
@@ -160,11 +165,11 @@ class Image:
         }
 
 
-def _ebs(key):
+def _ebs(key: str) -> Callable[[Image], object]:
     return lambda i: [m["Ebs"].get(key) for m in i.mappings if "Ebs" in m]
 
 
-FIELDS = {
+FIELDS: dict[str, Callable[[Image], object]] = {
     "architecture": lambda i: i.architecture,
     "block-device-mapping.delete-on-termination": _ebs("DeleteOnTermination"),
     "block-device-mapping.device-name": lambda i: [m["DeviceName"] for m in i.mappings],
@@ -211,7 +216,13 @@ class Snapshot(MotoSnapshot):
     # moto files every model by the second word of its module.
     __module__ = "moto.ec2.models.elastic_block_store"
 
-    def __init__(self, backend, image, volume, description, encrypted, kms_key_id):
+    if TYPE_CHECKING:
+
+        def __new__(cls, *_: Any, **__: Any) -> Self: ...  # moto says that this gives any of its records
+
+    def __init__(
+        self, backend: Any, image: Image, volume: Any, description: str, encrypted: bool, kms_key_id: str | None
+    ) -> None:
         self.image = image
         super().__init__(
             backend, random_snapshot_id(), volume, description, encrypted, kms_key_id, backend.account_id, image.id
@@ -219,24 +230,24 @@ class Snapshot(MotoSnapshot):
         backend.snapshots[self.id] = self
 
     @property
-    def status(self):
+    def status(self) -> str:
         return {"pending": "pending", "failed": "error"}.get(self.image.state, "completed")
 
     @status.setter
-    def status(self, value):
+    def status(self, value: str) -> None:
         """The image says it."""
 
     @property
-    def progress(self):
+    def progress(self) -> str:
         return "0%" if self.status == "pending" else "100%"
 
 
-def load_catalogue(backend):
+def load_catalogue(backend: Any) -> None:
     for entry in CATALOGUE:
         backend.amis[entry["ami_id"]] = Image.of_catalogue(backend, entry)
 
 
-def light_image_of(backend):
+def light_image_of(backend: Any) -> Image:
     """The account's own image whose machines are light hosts, tagged as one that efa-gen has published."""
     known = next((image for image in backend.amis.values() if image.name == LIGHT), None)
     if known:
@@ -252,18 +263,18 @@ def light_image_of(backend):
     return image
 
 
-def images_with_root():
+def images_with_root() -> list[str]:
     """The images of the catalogue that have a root file system in the rehearsal."""
     return [entry["ami_id"] for entry in CATALOGUE if entry.get("rehearsal_root")]
 
 
-def newest_by_parameter():
+def newest_by_parameter() -> dict[str, str]:
     """SSM's public parameters: each names the newest image that carries it."""
     by_age = sorted(CATALOGUE, key=lambda e: e["creation_date"])
     return {e["ssm_parameter"]: e["ami_id"] for e in by_age if "ssm_parameter" in e}
 
 
-def find(backend, image_id, account):
+def find(backend: Any, image_id: str, account: str) -> Image:
     """The image, if the caller may know of it."""
     if not re.fullmatch(r"ami-[0-9a-f]{8}([0-9a-f]{9})?", image_id or ""):
         raise MalformedAMIIdError([image_id])
@@ -273,7 +284,7 @@ def find(backend, image_id, account):
     return image
 
 
-def available(backend, image_id, account):
+def available(backend: Any, image_id: str, account: str) -> Image:
     if image_id in backend.deleted_amis:
         raise UnvailableAMIIdError(image_id)
     image = find(backend, image_id, account)
@@ -282,7 +293,7 @@ def available(backend, image_id, account):
     return image
 
 
-def image_kept(cloud, image):
+def image_kept(cloud: Cloud, image: Image) -> None:
     """The image's root file system is where it belongs: it becomes available in a while, if nobody gave it up."""
     with cloud.lock:
         if image.name in cloud.failing_images:
@@ -294,8 +305,8 @@ def image_kept(cloud, image):
             cloud.drop_image(image.id)
 
 
-def image_failed(cloud, image):
-    def failed(error):
+def image_failed(cloud: Cloud, image: Image) -> Callable[[Exception], None]:
+    def failed(error: Exception) -> None:
         image.failure = str(error) or type(error).__name__
 
     return failed

@@ -7,31 +7,40 @@ itself: an Instance does.
 import base64
 import copy
 import re
+from collections.abc import Callable
 
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import utcnow
-from moto.ec2.exceptions import InvalidInstanceIdError, OperationDisableApiStopNotPermitted, OperationNotPermitted4
+from moto.ec2.exceptions import (
+    EC2ClientError,
+    InvalidInstanceIdError,
+    OperationDisableApiStopNotPermitted,
+    OperationNotPermitted4,
+)
+from moto.ec2.models.block_device import BlockDeviceType
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 
 from cloud.ec2.core import chosen, page, refusal, tags_of
+from cloud.ec2.instances import Instance
+from cloud.ec2.networks import Networks, Nic
 
 CONSOLE_BYTES = 64 * 1024
 
 
-def nitro(name):
+def nitro(name: str) -> bool:
     kind = INSTANCE_TYPES[name]
     return kind.get("Hypervisor") == "nitro" or kind["BareMetal"]
 
 
-def _interfaces(field):
+def _interfaces(field: Callable[[Nic], object]) -> Callable[[Instance], object]:
     return lambda i: [field(eni) for eni in i.network_interfaces]
 
 
-def _blocks(field):
+def _blocks(field: Callable[[str, BlockDeviceType], object]) -> Callable[[Instance], object]:
     return lambda i: [field(device, block) for device, block in i.block_device_mapping.items()]
 
 
-FIELDS = {
+FIELDS: dict[str, Callable[[Instance], object]] = {
     "architecture": lambda i: i.architecture,
     "availability-zone": lambda i: i.placement.zone,
     "block-device-mapping.delete-on-termination": _blocks(lambda _, b: bool(b.delete_on_termination)),
@@ -95,7 +104,7 @@ FIELDS = {
     "virtualization-type": lambda i: i.virtualization_type,
     "vpc-id": lambda i: i.vpc_id,
 }
-STATUS_FIELDS = {
+STATUS_FIELDS: dict[str, Callable[[Instance], object]] = {
     "availability-zone": FIELDS["availability-zone"],
     "instance-state-code": FIELDS["instance-state-code"],
     "instance-state-name": FIELDS["instance-state-name"],
@@ -106,16 +115,16 @@ STATUS_FIELDS = {
 }
 
 
-class Instances:
-    """A part of the response class in ec2.py, which brings cloud, ec2_backend, params and _get_param."""
+class Instances(Networks):
+    """The actions on instances, and how other parts of the API find one."""
 
-    def all_instances(self):
+    def all_instances(self) -> list[Instance]:
         return [i for r in self.ec2_backend.reservations.values() for i in r.instances]
 
-    def find_instance(self, instance_id):
+    def find_instance(self, instance_id: str) -> Instance:
         return self._named_instances([instance_id])[0]
 
-    def _named_instances(self, ids):
+    def _named_instances(self, ids: list[str] | None) -> list[Instance]:
         """All of them, or none: one unknown id refuses the whole request."""
         if not ids:
             raise refusal("MissingParameter", "The request must contain the parameter InstanceId")
@@ -128,14 +137,14 @@ class Instances:
             raise InvalidInstanceIdError(unknown)
         return [known[one] for one in dict.fromkeys(ids)]
 
-    def _asked_instances(self, fields):
+    def _asked_instances(self, fields: dict[str, Callable[[Instance], object]]) -> list[Instance]:
         ids = self.params.get("InstanceIds")
         instances = self._named_instances(ids) if ids else self.all_instances()
         return chosen(instances, self.params.get("Filters"), fields, lambda i: tags_of(self.ec2_backend, i.id))
 
     # Looking.
 
-    def describe_instances(self):
+    def describe_instances(self) -> ActionResult:
         p = self.params
         if p.get("InstanceIds") and p.get("MaxResults"):
             raise refusal(
@@ -151,7 +160,7 @@ class Instances:
         reservations, token = page(reservations, p)
         return ActionResult({"Reservations": reservations, "NextToken": token})
 
-    def describe_instance_status(self):
+    def describe_instance_status(self) -> ActionResult:
         instances = self._asked_instances(STATUS_FIELDS)
         if not self.params.get("IncludeAllInstances"):
             instances = [i for i in instances if i.life == "running"]
@@ -168,17 +177,19 @@ class Instances:
         ]
         return ActionResult({"InstanceStatuses": statuses, "NextToken": token})
 
-    def get_console_output(self):
+    def get_console_output(self) -> ActionResult:
         instance = self.find_instance(self._get_param("InstanceId"))
         if self._get_param("Latest") and not nitro(instance.instance_type):
             # The text is ours [the code is assumed].
-            raise refusal("UnsupportedOperation", f"The latest output of {instance.instance_type} can't be had: no Nitro")
+            raise refusal(
+                "UnsupportedOperation", f"The latest output of {instance.instance_type} can't be had: no Nitro"
+            )
         output = base64.b64encode(instance.console()[-CONSOLE_BYTES:]).decode()
         return ActionResult({"InstanceId": instance.id, "Timestamp": utcnow(), "Output": output or None})
 
     # Changing states.
 
-    def start_instances(self):
+    def start_instances(self) -> ActionResult:
         instances = self._named_instances(self.params.get("InstanceIds"))
         for i in instances:
             if i.life not in ("pending", "running", "stopped"):
@@ -186,7 +197,7 @@ class Instances:
         self.error_on_dryrun()
         return self._changes("StartingInstances", instances, lambda i: i.life == "stopped" and i.start_guest())
 
-    def stop_instances(self):
+    def stop_instances(self) -> ActionResult:
         instances = self._named_instances(self.params.get("InstanceIds"))
         for i in instances:
             if i.life == "pending" and i.running_since is None:
@@ -208,7 +219,7 @@ class Instances:
         force = bool(self._get_param("Force"))
         return self._changes("StoppingInstances", instances, lambda i: i.life != "stopped" and i.stop(force))
 
-    def reboot_instances(self):
+    def reboot_instances(self) -> ActionResult:
         instances = self._named_instances(self.params.get("InstanceIds"))
         for i in instances:
             if i.life not in ("pending", "running"):
@@ -218,7 +229,7 @@ class Instances:
             i.reboot()
         return EmptyResult()
 
-    def terminate_instances(self):
+    def terminate_instances(self) -> ActionResult:
         instances = self._named_instances(self.params.get("InstanceIds"))
         for i in instances:
             if i.disable_api_termination:
@@ -226,7 +237,7 @@ class Instances:
         self.error_on_dryrun()
         return self._changes("TerminatingInstances", instances, lambda i: i.terminate())
 
-    def _changes(self, key, instances, change):
+    def _changes(self, key: str, instances: list[Instance], change: Callable[[Instance], object]) -> ActionResult:
         said = []
         for i in instances:
             before = {"Code": i.state_code, "Name": i.state}
@@ -236,21 +247,21 @@ class Instances:
         return ActionResult({key: said})
 
     @staticmethod
-    def _wrong_state(instance, what):
+    def _wrong_state(instance: Instance, what: str) -> EC2ClientError:
         return refusal(
             "IncorrectInstanceState", f"The instance '{instance.id}' is not in a state from which it can be {what}."
         )
 
     # Modifying.
 
-    def create_tags(self):
+    def create_tags(self) -> ActionResult:
         """moto tags instances that there are not."""
         ids = [one for one in self.params.get("Resources", []) if one.startswith("i-")]
         if ids:
             self._named_instances(ids)
         return super().create_tags()
 
-    def modify_instance_attribute(self):
+    def modify_instance_attribute(self) -> ActionResult:
         p = self.params
         instance = self.find_instance(p["InstanceId"])
         behavior = p.get("InstanceInitiatedShutdownBehavior", {}).get("Value")
@@ -280,11 +291,11 @@ class Instances:
         return super().modify_instance_attribute()
 
     @staticmethod
-    def _must_be_stopped(instance):
+    def _must_be_stopped(instance: Instance) -> None:
         if instance.life != "stopped":
             raise refusal("IncorrectInstanceState", f"The instance '{instance.id}' is not in the 'stopped' state.")
 
-    def modify_instance_metadata_options(self):
+    def modify_instance_metadata_options(self) -> ActionResult:
         """Takes what is not given as it was; moto takes it away."""
         options = self.find_instance(self._get_param("InstanceId")).metadata_options
         self.error_on_dryrun()

@@ -1,26 +1,29 @@
 """RunInstances and instant fleets: what is refused, and the plan of what is launched.
 
-Owns every rule that a launch is checked by, but those about networks (ec2_networks.py). It must not know guests, nor
-what becomes of an instance later. The facts about types are AWS's own, in moto's data files; codes and texts are EC2's
-where AWS's list of error codes or a public report shows them.
+Owns every rule that a launch is checked by, but those about networks (networks.py) and capacity (capacity.py). It must
+not know guests, nor what becomes of an instance later. The facts about types are AWS's own, in moto's data files; codes
+and texts are EC2's where AWS's list of error codes or a public report shows them.
 """
 
 import base64
 import binascii
 from dataclasses import dataclass, field
+from typing import Any
 
 from moto.core.responses import ActionResult
+from moto.core.types import Base64EncodedString
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Reservation
 from moto.ec2.utils import filter_iam_instance_profiles, parse_user_data, random_fleet_id, random_reservation_id
 from moto.iam.exceptions import NotFoundException
 
-from cloud.ec2.core import refusal, tags_by_type
+from cloud.ec2.capacity import Reservations
+from cloud.ec2.core import Tags, refusal, tags_by_type
 from cloud.ec2.groups import placement_group
-from cloud.ec2.images import available
+from cloud.ec2.images import Image, available
 from cloud.ec2.instances import Instance
-from cloud.ec2.networks import Networks
+from cloud.ec2.networks import Interface, Networks
 
 USER_DATA_BYTES = 16384
 VOLUME_TYPES = ("gp2", "gp3", "io1", "io2", "sc1", "st1", "standard")
@@ -31,15 +34,16 @@ LAUNCH_TAGS = ("instance", "volume", "network-interface", "spot-instances-reques
 class Plan:
     """A launch that was checked: an Instance is made from it."""
 
-    image: object
+    image: Image
     instance_type: str
     key_name: str | None
     public_key: str | None
     user_data: bytes
-    user_data_text: object
-    interfaces: list
-    volumes: list
-    tags: dict
+    user_data_text: Base64EncodedString | None
+    interfaces: list[Interface]
+    volumes: list[dict[str, Any]]
+    # By type of what is tagged.
+    tags: dict[str, Tags]
     client_token: str | None = None
     placement_group: str | None = None
     tenancy: str = "default"
@@ -49,22 +53,24 @@ class Plan:
     stop_protection: bool = False
     ebs_optimized: bool = False
     monitoring: str = "disabled"
-    metadata_options: dict = field(default_factory=dict)
-    hibernation_options: dict = field(default_factory=dict)
-    cpu_options: dict | None = None
-    capacity_reservation: dict | None = None
+    metadata_options: dict[str, Any] = field(default_factory=dict)
+    hibernation_options: dict[str, Any] = field(default_factory=dict)
+    cpu_options: dict[str, Any] | None = None
+    capacity_reservation: dict[str, Any] | None = None
     reservation: str | None = None
-    profile: dict = field(default_factory=dict)
+    # The name or the ARN, as moto calls them.
+    profile: dict[str, str] = field(default_factory=dict)
 
 
-class Launches(Networks):
-    """A part of the response class in ec2.py, which brings cloud, ec2_backend, params and memory."""
+class Launches(Networks, Reservations):
+    """The actions that launch. `r` is a request, with its template's parameters; `kind` is its type as
+    DescribeInstanceTypes shows it."""
 
-    def run_instances(self):
+    def run_instances(self) -> ActionResult:
         # The token first: a repeated request is answered, not checked.
         return ActionResult(self.memory.once("RunInstances", self.params, self._run_instances))
 
-    def _run_instances(self):
+    def _run_instances(self) -> Reservation:
         least, most = int(self.params.get("MinCount", 1)), int(self.params.get("MaxCount", 1))
         if not 1 <= least <= most:
             raise refusal("InvalidParameterValue", f"Invalid value '{least}' for MinCount and '{most}' for MaxCount.")
@@ -72,7 +78,7 @@ class Launches(Networks):
         self.error_on_dryrun()
         return self._launch(plan, self.taken(plan, least, most))
 
-    def create_fleet(self):
+    def create_fleet(self) -> ActionResult:
         """Fleets of type instant, as Packer uses for spot: launches from the first configuration that can be had."""
         p = self.params
         if p.get("Type") != "instant":
@@ -105,7 +111,7 @@ class Launches(Networks):
                 launched.append({**said, "InstanceIds": ids, "InstanceType": plan.instance_type})
         return ActionResult({"FleetId": random_fleet_id(), "Errors": errors, "Instances": launched})
 
-    def _fleet_request(self, configuration, override, spot):
+    def _fleet_request(self, configuration: dict[str, Any], override: dict[str, Any], spot: bool) -> dict[str, Any]:
         request = self._with_template({"LaunchTemplate": configuration["LaunchTemplateSpecification"]})
         request.update({k: v for k, v in override.items() if k in ("ImageId", "InstanceType", "Placement")})
         if override.get("AvailabilityZone"):
@@ -120,24 +126,26 @@ class Launches(Networks):
             request["InstanceMarketOptions"] = {"MarketType": "spot"}
         return request
 
-    def _launch(self, plan, count):
+    def _launch(self, plan: Plan, count: int) -> Reservation:
         backend = self.ec2_backend
         reservation = Reservation(random_reservation_id(), backend.account_id)
         backend.reservations[reservation.id] = reservation
+        instances: list[Instance] = []
         for index in range(count):
             instance = Instance(self.cloud, backend, reservation.id, plan, index)
+            instances.append(instance)
             reservation.instances.append(instance)
             instance.add_tags(plan.tags.get("instance", {}))
             instance.add_volumes()
             if plan.profile:
                 backend.associate_iam_instance_profile(instance.id, **plan.profile)
-        for instance in reservation.instances:
+        for instance in instances:
             instance.launch()
         return reservation
 
     # From a request to a plan.
 
-    def _with_template(self, request):
+    def _with_template(self, request: dict[str, Any]) -> dict[str, Any]:
         """The launch template's parameters, then the request's: those given in both are the request's."""
         given = request.get("LaunchTemplate")
         if not given:
@@ -151,7 +159,7 @@ class Launches(Networks):
         merged["TagSpecifications"] = tags + request.get("TagSpecifications", [])
         return merged
 
-    def _plan(self, r):
+    def _plan(self, r: dict[str, Any]) -> Plan:
         kind = self._type(r)
         image = self._image(r, kind)
         user_data = self._user_data(r)
@@ -182,13 +190,13 @@ class Launches(Networks):
             reservation=self.reservation_of(r, kind, interfaces[0].subnet, group), profile=self._profile(r),
         )
 
-    def _type(self, r):
+    def _type(self, r: dict[str, Any]) -> dict[str, Any]:
         name = r.get("InstanceType") or "m1.small"
         if name not in INSTANCE_TYPES:
             raise refusal("InvalidParameterValue", f"Invalid value '{name}' for InstanceType.")
         return INSTANCE_TYPES[name]
 
-    def _image(self, r, kind):
+    def _image(self, r: dict[str, Any], kind: dict[str, Any]) -> Image:
         if not r.get("ImageId"):
             raise refusal("MissingParameter", "The request must contain the parameter ImageId")
         image = available(self.ec2_backend, r["ImageId"], self.current_account)
@@ -208,7 +216,7 @@ class Launches(Networks):
             )
         return image
 
-    def _user_data(self, r):
+    def _user_data(self, r: dict[str, Any]) -> bytes:
         try:
             data = base64.b64decode(r.get("UserData") or "", validate=True)
         except binascii.Error:
@@ -217,7 +225,7 @@ class Launches(Networks):
             raise refusal("InvalidParameterValue", f"User data is limited to {USER_DATA_BYTES} bytes")
         return data
 
-    def _metadata_options(self, r, image):
+    def _metadata_options(self, r: dict[str, Any], image: Image) -> dict[str, Any]:
         """An image with ImdsSupport v2.0 asks for tokens and two hops unless told otherwise [user guide]."""
         options = {"HttpTokens": "required", "HttpPutResponseHopLimit": 2} if image.imds_support == "v2.0" else {}
         options.update(r.get("MetadataOptions", {}))
@@ -228,7 +236,7 @@ class Launches(Networks):
             raise refusal("InvalidParameterValue", f"Value ({hops}) for parameter HttpPutResponseHopLimit is invalid.")
         return options
 
-    def _profile(self, r):
+    def _profile(self, r: dict[str, Any]) -> dict[str, str]:
         given = r.get("IamInstanceProfile") or {}
         names = {"iam_instance_profile_name": given.get("Name"), "iam_instance_profile_arn": given.get("Arn")}
         names = {key: value for key, value in names.items() if value}
@@ -251,7 +259,7 @@ class Launches(Networks):
             )
         return names
 
-    def _placement_group(self, r, kind):
+    def _placement_group(self, r: dict[str, Any], kind: dict[str, Any]) -> str | None:
         placement = r.get("Placement", {})
         name, group_id = placement.get("GroupName"), placement.get("GroupId")
         if not name and not group_id:
@@ -268,7 +276,7 @@ class Launches(Networks):
 
     # Volumes.
 
-    def _volumes(self, r, image):
+    def _volumes(self, r: dict[str, Any], image: Image) -> list[dict[str, Any]]:
         """The image's volumes, changed and added to by the request's mappings [AWS docs, "Block device mappings"]."""
         devices = {m["DeviceName"]: dict(m["Ebs"]) for m in image.mappings if "Ebs" in m}
         for mapping in r.get("BlockDeviceMappings", []):
@@ -279,7 +287,7 @@ class Launches(Networks):
                 devices[name] = _merged_volume(name, devices.get(name), ebs)
         return [{"DeviceName": name, **self._checked_volume(name, ebs)} for name, ebs in devices.items()]
 
-    def _checked_volume(self, name, ebs):
+    def _checked_volume(self, name: str, ebs: dict[str, Any]) -> dict[str, Any]:
         ebs = {"VolumeType": "gp2", "DeleteOnTermination": True, "Encrypted": False, **ebs}
         kind = ebs["VolumeType"]
         if kind not in VOLUME_TYPES:
@@ -303,7 +311,7 @@ class Launches(Networks):
         return ebs
 
 
-def _merged_volume(name, of_image, ebs):
+def _merged_volume(name: str, of_image: dict[str, Any] | None, ebs: dict[str, Any]) -> dict[str, Any]:
     if of_image is None:
         return dict(ebs)
     if ebs.get("VolumeSize", of_image["VolumeSize"]) < of_image["VolumeSize"]:

@@ -1,42 +1,72 @@
 """Where an instance is launched and by what it is connected: zone, subnet, security groups, interfaces, cards, EFA.
 
-Owns the checks of these parts of RunInstances. The facts about types (zones, cards, how many EFA) are AWS's own, in
-moto's data files. Codes and texts are EC2's where a public report shows them; those for EFA on a type or card without
-it, and for a card that is not there, are [assumed].
+Owns the checks of these parts of RunInstances, and what moto's interfaces don't know of cards. The facts about types
+(zones, cards, which kind of EFA a card takes and how many) are AWS's own, in moto's data files. Codes and texts are
+EC2's where a public report shows them; those for EFA on a type or card without it, and for a card that is not there,
+are [assumed].
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from moto.ec2.exceptions import InvalidSecurityGroupNotFoundError
+from moto.ec2.models.elastic_network_interfaces import Attachment, NetworkInterface
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS
+from moto.ec2.models.security_groups import SecurityGroup
+from moto.ec2.models.subnets import Subnet
 
-from cloud.ec2.core import refusal
-from cloud.ec2.instances import slot
+from cloud.ec2.core import Part, refusal
+
+# moto's NetworkInterface, with what `extend_interfaces` gives it and its type does not have.
+Nic = Any
+
+
+def extend_interfaces() -> None:
+    """moto puts every interface on card 0 and gives each the groups of all."""
+
+    def attachment(eni: Nic) -> Attachment | None:
+        if not eni.attachment_id:
+            return None
+        attached = Attachment(eni)
+        attached.network_card_index = eni.network_card_index
+        return attached
+
+    interface: Nic = NetworkInterface
+    interface.network_card_index = 0
+    interface.attachment = property(attachment)
+    interface.group_set = property(lambda eni: eni._group_set)
+
+
+def slot(card: int, device: int) -> int:
+    """moto keeps an instance's interfaces by device index, the primary one as 0; cards would collide there."""
+    return 1000 * card + device
 
 
 @dataclass
 class Interface:
+    """An interface of a launch: one to make, or one that exists."""
+
     card: int
     device: int
     kind: str
-    subnet: object
-    groups: list
+    subnet: Subnet
+    groups: list[SecurityGroup]
     public: bool
     delete_on_termination: bool
     description: str = ""
-    existing: object = None
+    existing: NetworkInterface | None = None
 
 
-class Networks:
-    """A part of Launches."""
+class Networks(Part):
+    """What a launch says of its networks. `r` is its request, `kind` its type as DescribeInstanceTypes shows it."""
 
     # Where: zone, subnet, groups.
 
-    def _zones(self, kind):
+    def _zones(self, kind: dict[str, Any]) -> list[str]:
         offers = INSTANCE_TYPE_OFFERINGS["availability-zone"].get(self.region, [])
         return sorted(o["Location"] for o in offers if o["InstanceType"] == kind["InstanceType"])
 
-    def _subnet(self, subnet_id, r, kind):
+    def _subnet(self, subnet_id: str | None, r: dict[str, Any], kind: dict[str, Any]) -> Subnet:
         zones, zone = self._zones(kind), r.get("Placement", {}).get("AvailabilityZone")
         if subnet_id:
             subnet = self.ec2_backend.get_subnet(subnet_id)
@@ -60,14 +90,14 @@ class Networks:
             f" specifying an Availability Zone or choosing {', '.join(zones)}.",
         )
 
-    def _known_groups(self, ids):
+    def _known_groups(self, ids: list[str]) -> list[SecurityGroup]:
         groups = {one: self.ec2_backend.get_security_group_from_id(one) for one in ids}
         for one, group in groups.items():
             if not group:
                 raise InvalidSecurityGroupNotFoundError(one)
         return list(groups.values())
 
-    def _groups(self, ids, names, subnet):
+    def _groups(self, ids: list[str] | None, names: list[str] | None, subnet: Subnet) -> list[SecurityGroup]:
         groups = self._known_groups(ids or [])
         for name in names or []:
             group = self.ec2_backend.get_security_group_from_name(name, subnet.vpc_id)
@@ -87,7 +117,7 @@ class Networks:
 
     # Interfaces.
 
-    def _interfaces(self, r, kind):
+    def _interfaces(self, r: dict[str, Any], kind: dict[str, Any]) -> list[Interface]:
         asked = r.get("NetworkInterfaces")
         if r.get("PrivateIpAddress"):
             raise refusal("UnsupportedOperation", "The rehearsal gives its guests their addresses itself")
@@ -110,7 +140,7 @@ class Networks:
         _check_efa(interfaces, kind)
         return interfaces
 
-    def _interface(self, one, alone, r, kind):
+    def _interface(self, one: dict[str, Any], alone: bool, r: dict[str, Any], kind: dict[str, Any]) -> Interface:
         if "DeviceIndex" not in one:
             raise refusal("InvalidParameterValue", "Each network interface requires a device index.")
         card, device = int(one.get("NetworkCardIndex") or 0), int(one["DeviceIndex"])
@@ -143,7 +173,7 @@ class Networks:
         )
 
     @staticmethod
-    def _check_public_addresses(asked):
+    def _check_public_addresses(asked: list[dict[str, Any]]) -> None:
         public = [one for one in asked if one.get("AssociatePublicIpAddress")]
         if public and len(asked) > 1:
             raise refusal(
@@ -159,7 +189,7 @@ class Networks:
             )
 
 
-def _check_slots(interfaces, kind):
+def _check_slots(interfaces: list[Interface], kind: dict[str, Any]) -> None:
     """Cards and the places on them, by the type's own data."""
     name, cards = kind["InstanceType"], {c["NetworkCardIndex"]: c for c in kind["NetworkInfo"]["NetworkCards"]}
     slots = [slot(i.card, i.device) for i in interfaces]
@@ -179,7 +209,7 @@ def _check_slots(interfaces, kind):
         raise refusal("InvalidParameterCombination", "All network interfaces must be in one Availability Zone.")
 
 
-def _check_efa(interfaces, kind):
+def _check_efa(interfaces: list[Interface], kind: dict[str, Any]) -> None:
     name, network = kind["InstanceType"], kind["NetworkInfo"]
     efa = [i for i in interfaces if i.kind != "interface"]
     if efa and not network.get("EfaSupported"):

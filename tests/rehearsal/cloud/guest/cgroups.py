@@ -7,15 +7,17 @@ import time
 
 # systemd keeps its services in control groups, so each guest gets groups of its own: below the unified hierarchy, and
 # below systemd's named one where the host still has that.
-HIERARCHIES = [path for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd") if os.path.isdir(path)] or ["/sys/fs/cgroup"]
+HIERARCHIES = [
+    path for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd") if os.path.isdir(path)
+] or ["/sys/fs/cgroup"]
 
 
-def groups(instance):
+def groups(instance: str) -> list[str]:
     """The control groups of one guest, by their folders."""
     return [os.path.join(hierarchy, f"efa-gen-rehearsal-{instance}") for hierarchy in HIERARCHIES]
 
 
-def in_groups(instance):
+def in_groups(instance: str) -> list[str]:
     """The beginning of a command line: it enters the guest's groups and becomes what follows."""
     for group in groups(instance):
         os.makedirs(group, exist_ok=True)
@@ -23,7 +25,7 @@ def in_groups(instance):
     return ["sh", "-c", enter + 'exec "$@"', "sh"]
 
 
-def remove_groups(instance):
+def remove_groups(instance: str) -> None:
     """Ends the guest's groups, deepest first. Its processes are killed, and gone in a moment."""
     end = time.monotonic() + 10
     for group in groups(instance):
@@ -34,7 +36,7 @@ def remove_groups(instance):
                 time.sleep(0.1)
 
 
-def removed(folder):
+def removed(folder: str) -> bool:
     """Removes a group if nothing runs in it; returns whether it is gone."""
     try:
         os.rmdir(folder)

@@ -1,8 +1,9 @@
 """Owns the light hosts: machines that only answer SSH, hundreds of them at once. Each is a network, process and mount
 namespace with an sshd in it, on an overlay of one root file system. Knows nothing of the EC2 API.
 
-A light host has what its launch said of it: host name, login user, authorized keys, a host key of its own that its console
-shows. Nothing boots there: no systemd, no cloud-init, no metadata service; the rest of the user-data is not executed."""
+A light host has what its launch said of it: host name, login user, authorized keys, a host key of its own that its
+console shows. Nothing boots there: no systemd, no cloud-init, no metadata service; the rest of the user-data is not
+executed."""
 
 import gzip
 import os
@@ -12,12 +13,15 @@ import stat
 import subprocess
 import threading
 import traceback
+from collections.abc import Callable
+from typing import Any
 
-from cloud.net import network
 import yaml
 from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from cloud.guest.roots import hardware, newest_kernel, put_file
+from cloud.net import network
 
 LOGIN = ("admin", 1000)
 SSHD = """HostKey /etc/ssh/ssh_host_ed25519_key
@@ -52,6 +56,9 @@ CONSOLE = "-----BEGIN SSH HOST KEY KEYS-----\n{0}\n-----END SSH HOST KEY KEYS---
 RUN_CONSOLE = "-----EFA-GEN BEGIN HOST KEYS {1}-----\n{0}\n-----EFA-GEN END HOST KEYS {1}-----\n"
 # Character devices by name, major and minor number.
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+LINKS = (
+    ("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx"),
+)
 # More at a time only get in each other's way.
 AT_A_TIME = threading.BoundedSemaphore(8)
 
@@ -59,40 +66,48 @@ AT_A_TIME = threading.BoundedSemaphore(8)
 class Host:
     """One machine: its folder, its network, its process while it runs."""
 
-    def __init__(self, folder, name, address):
+    def __init__(self, folder: str, name: str, address: str, layers: str, namespace: int) -> None:
         self.folder = folder
         self.name = name
         self.address = address
-        self.namespace = None
-        self.process = None
+        self.layers = layers
+        self.namespace = namespace
+        self.process: subprocess.Popen[bytes] | None = None
         self.wanted = False
-        self.layers = None
-        self.thread = None
+        self.thread: threading.Thread | None = None
         self.changing = threading.RLock()
+
+    def kill(self) -> None:
+        if self.process:
+            self.process.kill()
 
 
 class Hosts:
     """The light hosts of one cloud."""
 
-    def __init__(self, folder, rootfs):
+    def __init__(self, folder: str, rootfs: str) -> None:
         self.folder = os.path.join(folder, "hosts")
         # What is seen of a host from outside, beside the guests'.
         self.shown = os.path.join(folder, "guests")
         self.rootfs = rootfs
         # What an install would leave; ../artifacts.py makes it.
         self.installed = os.path.join(folder, "installed")
-        self.hosts = {}
-        self.on_stopped = lambda instance: None
+        self.hosts: dict[str, Host] = {}
+        self.on_stopped: Callable[[str], None] = lambda instance: None
         self.making = threading.Lock()
 
-    def create(self, instance, address, metadata, user_data, public_key, files):
+    def create(
+        self, instance: str, address: str, metadata: dict[str, str], user_data: bytes, public_key: str | None,
+        files: list[tuple[str, str]],
+    ) -> None:
         """Makes the machine, not yet running."""
         layers = self._layers()
-        host = Host(os.path.join(self.folder, "disk", instance), metadata["hostname"].split(".")[0], address)
-        upper = os.path.join(host.folder, "upper")
-        for name in ("upper", "work", "root"):
-            os.makedirs(os.path.join(host.folder, name))
-        private, public = new_key(host.name)
+        folder = os.path.join(self.folder, "disk", instance)
+        name = metadata["hostname"].split(".")[0]
+        upper = os.path.join(folder, "upper")
+        for part in ("upper", "work", "root"):
+            os.makedirs(os.path.join(folder, part))
+        private, public = new_key(name)
         text = told(user_data)
         run = MARK.search(text)
         self._show(instance, "console", CONSOLE.format(public) + (RUN_CONSOLE.format(public, run[1]) if run else ""))
@@ -101,8 +116,8 @@ class Hosts:
         user, uid = LOGIN
         put_file(upper, "/etc/ssh/ssh_host_ed25519_key", private, 0o600)
         put_file(upper, "/etc/ssh/ssh_host_ed25519_key.pub", public + "\n")
-        put_file(upper, "/etc/hostname", host.name + "\n")
-        put_file(upper, "/etc/hosts", f"127.0.0.1 localhost\n{address} {metadata['hostname']} {host.name}\n")
+        put_file(upper, "/etc/hostname", name + "\n")
+        put_file(upper, "/etc/hosts", f"127.0.0.1 localhost\n{address} {metadata['hostname']} {name}\n")
         put_file(upper, "/etc/resolv.conf", f"search ec2.internal\nnameserver {network.NAME_SERVER}\n")
         put_file(upper, "/run/rehearsal-hardware", hardware(metadata))
         put_file(upper, "/run/rehearsal-kernel", newest_kernel(self.rootfs) + "\n")
@@ -112,60 +127,58 @@ class Hosts:
         for path, content in files:
             put_file(upper, path, content)
         with AT_A_TIME:
-            host.namespace = network.new_host(address, many=True)
-        host.layers = layers
-        self.hosts[instance] = host
+            namespace = network.new_host(address, many=True)
+        self.hosts[instance] = Host(folder, name, address, layers, namespace)
 
-    def boot(self, instance):
+    def boot(self, instance: str) -> None:
         host = self.hosts[instance]
         with host.changing:
             host.wanted = True
-            host.thread = threading.Thread(target=self._live, args=(instance, host), daemon=True)
             with AT_A_TIME:
-                self._start(host)
+                process = self._start(host)
+            host.thread = threading.Thread(target=self._live, args=(instance, host, process), daemon=True)
             host.thread.start()
 
-    def reboot(self, instance):
+    def reboot(self, instance: str) -> None:
         """Its process ends, and its life goes on with another."""
-        self.hosts[instance].process.kill()
+        self.hosts[instance].kill()
 
-    def stop(self, instance, force):
+    def stop(self, instance: str, force: bool) -> None:
         host = self.hosts[instance]
         with host.changing:
             running, host.wanted = host.wanted, False
             if running:
-                host.process.kill()
+                host.kill()
         if not running:
             self.on_stopped(instance)
 
-    def remove(self, instance):
+    def remove(self, instance: str) -> None:
         host = self.hosts.pop(instance)
         with host.changing:
             host.wanted = False
-            if host.process:
-                host.process.kill()
+            host.kill()
         if host.thread:
             host.thread.join()
-        if host.namespace is not None:
-            os.close(host.namespace)
+        network.remove_addresses(host.address)
+        os.close(host.namespace)
         shutil.rmtree(host.folder)
 
-    def console(self, instance):
+    def console(self, instance: str) -> bytes:
         with open(os.path.join(self.shown, instance, "console"), "rb") as file:
             return file.read()
 
-    def _show(self, instance, name, text):
+    def _show(self, instance: str, name: str, text: str) -> None:
         os.makedirs(os.path.join(self.shown, instance), exist_ok=True)
         with open(os.path.join(self.shown, instance, name), "w", encoding="ascii") as file:
             file.write(text)
 
-    def add_address(self, instance, address):
-        network.add_address(self.hosts[instance].namespace, address)
+    def add_address(self, instance: str, address: str) -> None:
+        network.add_address(address, self.hosts[instance].address)
 
-    def remove_address(self, instance, address):
-        network.remove_address(self.hosts[instance].namespace, address)
+    def remove_address(self, instance: str, address: str) -> None:
+        network.remove_address(address, self.hosts[instance].address)
 
-    def remove_all(self):
+    def remove_all(self) -> bool:
         """Removes every host and their root; returns whether all could be."""
         good = True
         for instance in list(self.hosts):
@@ -181,27 +194,31 @@ class Hosts:
                 good = subprocess.run(["umount", "--recursive", "--lazy", folder], check=False).returncode == 0 and good
         return good
 
-    def _live(self, instance, host):
+    def _live(self, instance: str, host: Host, process: subprocess.Popen[bytes]) -> None:
         """One life: starts the sshd again when it ends by a reboot; when it ends itself, the host is down."""
         while True:
-            host.process.wait()
+            process.wait()
             with host.changing:
                 # A kill is the hypervisor's, whose reboot it is then; an end by itself is the machine's.
-                if not host.wanted or host.process.returncode != -9:
+                if not host.wanted or process.returncode != -9:
                     host.wanted, removed = False, instance not in self.hosts
                     break
-                self._start(host)
+                process = self._start(host)
         if not removed:
             self.on_stopped(instance)
 
-    def _start(self, host):
-        command = ["unshare", "--uts", "--ipc", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", START, "light",
-                   host.folder, os.path.join(self.folder, "dev"), host.layers, host.name]
+    def _start(self, host: Host) -> subprocess.Popen[bytes]:
+        command = [
+            "unshare", "--uts", "--ipc", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", START, "light",
+            host.folder, os.path.join(self.folder, "dev"), host.layers, host.name,
+        ]
         with open(os.path.join(host.folder, "sshd.log"), "ab") as log:
-            start = lambda: subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            host.process = network.inside(host.namespace, start)
+            host.process = network.inside(
+                host.namespace, lambda: subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            )
+        return host.process
 
-    def _layers(self):
+    def _layers(self) -> str:
         """What every host's root stands on, made when first asked for: the guests' root file system and what is a light
         host's own."""
         base, dev, disk = (os.path.join(self.folder, name) for name in ("base", "dev", "disk"))
@@ -215,7 +232,7 @@ class Hosts:
                 subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=711", "tmpfs", disk], check=True)
         return f"{base}/upper:{self.installed}:{self.rootfs}"
 
-    def _make_base(self, base):
+    def _make_base(self, base: str) -> None:
         user, uid = LOGIN
         upper, root = f"{base}/upper", f"{base}/root"
         put_file(upper, "/etc/ssh/sshd_config", SSHD)
@@ -234,7 +251,7 @@ class Hosts:
             subprocess.run(["umount", root], check=True)
 
 
-def new_key(comment):
+def new_key(comment: str) -> tuple[str, str]:
     """An ed25519 host key, private and public half as OpenSSH writes them."""
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.OpenSSH, form.NoEncryption()).decode()
@@ -242,29 +259,29 @@ def new_key(comment):
     return private, f"{public} root@{comment}"
 
 
-def told(user_data):
+def told(user_data: bytes) -> str:
     """The user-data as text."""
     data = gzip.decompress(user_data) if user_data.startswith(b"\x1f\x8b") else user_data
     return data.decode("utf-8", "replace")
 
 
-def authorized(text):
+def authorized(text: str) -> list[str]:
     """The `ssh_authorized_keys` of every cloud-config in the user-data."""
-    parts = [text]
+    parts: list[str] = [text]
     if text.startswith("#cloud-config-archive"):
-        listed = yaml.safe_load(text) or []
+        listed: list[str | dict[str, str]] = yaml.safe_load(text) or []
         parts = [part if isinstance(part, str) else part.get("content", "") for part in listed]
-    configs = [yaml.safe_load(part) for part in parts if part.startswith("#cloud-config\n")]
+    configs: list[Any] = [yaml.safe_load(part) for part in parts if part.startswith("#cloud-config\n")]
     return [key for config in configs if isinstance(config, dict) for key in config.get("ssh_authorized_keys", [])]
 
 
-def make_devices(folder):
+def make_devices(folder: str) -> None:
     """Devices of the hosts' own, those that sshd and a shell need: the kernel's devtmpfs would be this machine's."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755,nosuid", "tmpfs", folder], check=True)
     for name, major, minor in DEVICES:
         os.mknod(f"{folder}/{name}", 0o666 | stat.S_IFCHR, os.makedev(major, minor))
         os.chmod(f"{folder}/{name}", 0o666)
-    for name, target in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx")):
+    for name, target in LINKS:
         os.symlink(target, f"{folder}/{name}")
     os.mkdir(f"{folder}/shm")
     os.chmod(f"{folder}/shm", 0o1777)

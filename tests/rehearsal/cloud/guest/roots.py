@@ -4,9 +4,10 @@ hardware. Knows nothing of how a machine runs."""
 import glob
 import os
 import subprocess
+from collections.abc import Mapping
 
 
-def put_file(root, path, content, mode=0o644):
+def put_file(root: str, path: str, content: str, mode: int = 0o644) -> None:
     """Writes a file as root's; folders that are not there are made."""
     target = os.path.normpath(root + "/" + path)
     if not target.startswith(root + "/"):
@@ -20,14 +21,14 @@ def put_file(root, path, content, mode=0o644):
     os.chmod(target, mode)
 
 
-def newest_kernel(root):
+def newest_kernel(root: str) -> str:
     """The kernel that a boot of this root file system would have taken."""
     kernels = [os.path.basename(path)[len("vmlinuz-"):] for path in glob.glob(f"{root}/boot/vmlinuz-*")]
     newest = subprocess.run(["sort", "-V"], input="\n".join(kernels), capture_output=True, text=True, check=True)
     return (newest.stdout.split() or ["none"])[-1]
 
 
-def hardware(metadata):
+def hardware(metadata: Mapping[str, str]) -> str:
     """What a machine's devices are, for the stand-ins that tell of them: a name and a value on each line."""
     names = ("instance-type", "efa-devices", "gpus", "gpu")
     return "".join(f"{name} {metadata.get(name, '')}".rstrip() + "\n" for name in names)

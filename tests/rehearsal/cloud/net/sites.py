@@ -1,11 +1,13 @@
 """Owns the web that guests and clients see, one WSGI application chosen by host name: Debian's archive (fetched once
-through this machine's apt, then kept), the mirror of stand-in artifacts with its faults, the address echo that Packer
-asks, and a page to steer the rehearsal by. Knows nothing of EC2: what is not named here goes to the API."""
+through this machine's apt, then kept), the mirror of stand-in artifacts with its faults, and the address echo that
+Packer asks. Knows nothing of EC2: what is not named here goes to the API."""
 
 import os
 import subprocess
 import threading
 import urllib.parse
+from collections.abc import Callable, Iterable, Iterator
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.utils import send_file
@@ -16,51 +18,43 @@ FAULTS = ("cut", "wrong", "down")
 
 
 class Sites:
-    """`archive` is the cache folder, `mirror` the artifacts' folder; `fetch` a command prefix that has the network;
-    `steer` maps a verb to a function of the query's values, for the steering page."""
+    """`archive` is the cache folder, `mirror` the artifacts' folder; `fetch` a command prefix that has the network."""
 
-    def __init__(self, archive, mirror, fetch, api, steer):
+    def __init__(self, archive: str, mirror: str, fetch: list[str], api: WSGIApplication) -> None:
         self.archive = archive
         self.mirror = mirror
         self.fetch = fetch
         self.api = api
-        self.steer = steer
-        self.faults = {}
-        self.fresh = set()
-        self.locks = {}
+        # By a guest's address.
+        self.faults: dict[str, str] = {}
+        self.fresh: set[str] = set()
+        self.locks: dict[str, threading.Lock] = {}
         self.guard = threading.Lock()
 
-    def __call__(self, environ, start_response):
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST", "").split(":")[0]
-        answers = {
+        answers: dict[str, Callable[[Request], Response]] = {
             "deb.debian.org": self.debian,
             "mirror.rehearsal.test": self.artifact,
-            "checkip.amazonaws.com": lambda request: Response(request.remote_addr + "\n"),
-            "steer.rehearsal.test": self.steering,
+            "checkip.amazonaws.com": lambda request: Response(f"{request.remote_addr}\n"),
         }
         if host not in answers:
             return self.api(environ, start_response)
         try:
             answer = answers[host](Request(environ))
         except HTTPException as refusal:
-            answer = refusal
+            answer = refusal.get_response(environ)
         return answer(environ, start_response)
 
-    def steering(self, request):
-        """GET /VERB?name=value: what the tests do to the cloud that no EC2 call does."""
-        verb = request.path.strip("/")
-        if verb == "fault":
-            fault, address = request.args["fault"], request.args["address"]
-            if fault != "none" and fault not in FAULTS:
-                return Response(f"no such fault: {fault}\n", 400)
-            self.faults[address] = fault
-            return Response("")
-        if verb not in self.steer:
-            return Response(f"no such verb: {verb}\n", 404)
-        return Response(self.steer[verb](**request.args.to_dict()) or "")
+    def fault(self, address: str, fault: str) -> None:
+        """How the mirror behaves towards the guest with this address."""
+        if fault != "none" and fault not in FAULTS:
+            raise ValueError(f"no such fault: {fault}")
+        self.faults[address] = fault
 
-    def debian(self, request):
-        """A file of Debian's archive. A release's index is asked for anew in each rehearsal, other files never change."""
+    def debian(self, request: Request) -> Response:
+        """A file of Debian's archive. A release's index is asked for anew in each rehearsal, other files never
+        change."""
         path = safe(self.archive, request.path)
         changing = path.endswith(("/InRelease", "/Release", "/Release.gpg"))
         with self.lock_of(path):
@@ -69,7 +63,7 @@ class Sites:
                 self.fresh.add(path)
         return send_file(file_of(path), request.environ, mimetype="application/octet-stream", max_age=0)
 
-    def download(self, url, path):
+    def download(self, url: str, path: str) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         new = path + ".new"
         done = subprocess.run(
@@ -81,14 +75,14 @@ class Sites:
             raise NotFound(f"{url}: {done.stderr.decode(errors='replace')}")
         os.rename(new, path)
 
-    def lock_of(self, path):
+    def lock_of(self, path: str) -> threading.Lock:
         with self.guard:
             return self.locks.setdefault(path, threading.Lock())
 
-    def artifact(self, request):
+    def artifact(self, request: Request) -> Response:
         """A file of the mirror, `HOST/PATH`, resumable; unless the guest that asks is to see it fail."""
         path = file_of(safe(self.mirror, request.path))
-        fault = self.faults.get(request.remote_addr, "none")
+        fault = self.faults.get(request.remote_addr or "", "none")
         if fault == "down":
             return Response("the mirror is down for this guest\n", 503)
         if fault == "none":
@@ -99,13 +93,13 @@ class Sites:
         return Response(half(path, size), headers={"Content-Length": str(size)}, mimetype="application/octet-stream")
 
 
-def half(path, size):
+def half(path: str, size: int) -> Iterator[bytes]:
     """The first half of a file; then the connection ends, although more was announced."""
     with open(path, "rb") as file:
         yield file.read(size // 2)
 
 
-def safe(folder, path):
+def safe(folder: str, path: str) -> str:
     """The path below the folder, never outside it."""
     found = os.path.normpath(os.path.join(folder, urllib.parse.unquote(path).lstrip("/")))
     if not found.startswith(folder + os.sep) or os.path.isdir(found):
@@ -113,7 +107,7 @@ def safe(folder, path):
     return found
 
 
-def file_of(path):
+def file_of(path: str) -> str:
     """The path of a file that is there."""
     if not os.path.isfile(path):
         raise NotFound(path)

@@ -3,6 +3,8 @@
 Run by `python -m cloud.tests`.
 """
 
+from typing import Any
+
 from cloud.ec2 import api
 from cloud.tests.testing import NO_INSTANCE, Ec2Test, client, until
 
@@ -10,25 +12,27 @@ RUN = [{"Key": "run", "Value": "r1"}]
 
 
 class Addresses(Ec2Test):
-    def allocate(self, **more):
+    def allocate(self, **more: Any) -> dict[str, Any]:
         return self.ec2.allocate_address(Domain="vpc", **more)
 
-    def associate(self, address, **more):
+    def associate(self, address: dict[str, Any], **more: Any) -> str:
         return self.ec2.associate_address(AllocationId=address["AllocationId"], **more)["AssociationId"]
 
-    def shown(self, address):
+    def shown(self, address: dict[str, Any]) -> dict[str, Any]:
         return self.ec2.describe_addresses(AllocationIds=[address["AllocationId"]])["Addresses"][0]
 
-    def in_two_parts(self):
+    def in_two_parts(self) -> tuple[dict[str, Any], str]:
         """A running instance with two interfaces, and the primary one's id."""
         nics = self.cards((0, 0, "efa"), (1, 1, "efa"), DeleteOnTermination=True)
         instance = self.running(InstanceType="p4d.24xlarge", NetworkInterfaces=nics)
         return instance, instance["NetworkInterfaces"][0]["NetworkInterfaceId"]
 
-    def asked(self, instance):
-        return [call for call in self.guests.calls if call[0].endswith("_address") and call[1] == instance["InstanceId"]]
+    def asked(self, instance: dict[str, Any]) -> list[tuple[str, *tuple[object, ...]]]:
+        """What its machine was told of addresses."""
+        calls = [call for call in self.guests.calls if call[0].endswith("_address")]
+        return [call for call in calls if call[1] == instance["InstanceId"]]
 
-    def test_an_address_is_nobodys_and_has_its_tags(self):
+    def test_an_address_is_nobodys_and_has_its_tags(self) -> None:
         instance = self.running()
         tags = [{"ResourceType": "elastic-ip", "Tags": RUN}]
         one, other = self.allocate(TagSpecifications=tags), self.allocate()
@@ -39,7 +43,7 @@ class Addresses(Ec2Test):
         wrong = [{"ResourceType": "instance", "Tags": RUN}]
         self.refused("InvalidParameterValue", self.allocate, TagSpecifications=wrong)
 
-    def test_where_it_leads(self):
+    def test_where_it_leads(self) -> None:
         instance, eni = self.in_two_parts()
         self.assertNotIn("PublicIpAddress", instance)
         address = self.allocate()
@@ -61,7 +65,7 @@ class Addresses(Ec2Test):
         self.ec2.release_address(AllocationId=address["AllocationId"])
         self.assertEqual(self.ec2.describe_addresses()["Addresses"], [])
 
-    def test_which_interface(self):
+    def test_which_interface(self) -> None:
         both, _ = self.in_two_parts()
         address = self.allocate()
         self.refused(
@@ -78,7 +82,7 @@ class Addresses(Ec2Test):
         self.associate(address, InstanceId=alone["InstanceId"])
         self.assertEqual(self.now(alone["InstanceId"])["PublicIpAddress"], address["PublicIp"])
 
-    def test_an_instance_must_be_there(self):
+    def test_an_instance_must_be_there(self) -> None:
         address = self.allocate()
         with self.guests.hold("boot"):
             pending = self.run_one()["InstanceId"]
@@ -90,7 +94,7 @@ class Addresses(Ec2Test):
         self.becomes(pending, "terminated")
         self.refused("IncorrectInstanceState", self.associate, address=address, InstanceId=pending)
 
-    def test_it_moves_unless_told_not_to(self):
+    def test_it_moves_unless_told_not_to(self) -> None:
         first, second, address = self.running(), self.running(), self.allocate()
         self.associate(address, InstanceId=first["InstanceId"])
         self.refused(
@@ -105,7 +109,7 @@ class Addresses(Ec2Test):
         self.associate(other, InstanceId=second["InstanceId"])
         self.assertNotIn("AssociationId", self.shown(address))
 
-    def test_what_is_in_use_is_not_released(self):
+    def test_what_is_in_use_is_not_released(self) -> None:
         instance, address = self.running(), self.allocate()
         release = self.ec2.release_address
         self.associate(address, InstanceId=instance["InstanceId"])
@@ -118,7 +122,7 @@ class Addresses(Ec2Test):
         self.refused("InvalidAllocationID.NotFound", release, AllocationId=address["AllocationId"])
         self.refused("InvalidAllocationID.NotFound", self.associate, address=address, InstanceId=instance["InstanceId"])
 
-    def test_it_stays_through_a_stop(self):
+    def test_it_stays_through_a_stop(self) -> None:
         instance_id, address = self.stopped()["InstanceId"], self.allocate()
         self.associate(address, InstanceId=instance_id)
         self.ec2.start_instances(InstanceIds=[instance_id])
@@ -126,7 +130,7 @@ class Addresses(Ec2Test):
         self.ec2.stop_instances(InstanceIds=[instance_id])
         self.assertEqual(self.becomes(instance_id, "stopped")["PublicIpAddress"], address["PublicIp"])
 
-    def test_an_account_has_five(self):
+    def test_an_account_has_five(self) -> None:
         for _ in range(5):
             self.allocate()
         self.refused("AddressLimitExceeded", self.allocate)

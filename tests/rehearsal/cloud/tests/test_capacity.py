@@ -3,6 +3,8 @@
 Run by `python -m cloud.tests`.
 """
 
+from typing import Any
+
 from cloud.ec2 import api
 from cloud.tests.testing import Ec2Test, client
 
@@ -12,11 +14,11 @@ OTHER = "cr-0123456789abcdeff"
 
 
 class Several(Ec2Test):
-    def several(self, least, most, zone="us-east-1d", **more):
+    def several(self, least: int, most: int, zone: str = "us-east-1d", **more: Any) -> list[dict[str, Any]]:
         request = self.request(InstanceType=TYPE, MinCount=least, MaxCount=most, **more)
         return self.ec2.run_instances(NetworkInterfaces=self.cards((0, 0, "efa"), zone=zone), **request)["Instances"]
 
-    def test_each_has_an_index_an_address_and_its_interfaces(self):
+    def test_each_has_an_index_an_address_and_its_interfaces(self) -> None:
         self.ec2.create_placement_group(GroupName="pg", Strategy="cluster")
         layout = self.cards((0, 0, "efa"), (1, 1, "efa"), (2, 1, "efa"), (3, 1, "efa"))
         request = self.request(InstanceType=TYPE, MinCount=8, MaxCount=8, Placement={"GroupName": "pg"})
@@ -33,7 +35,7 @@ class Several(Ec2Test):
             self.becomes(i["InstanceId"], "running")
             self.assertEqual(self.guests.made[i["InstanceId"]][1]["ami-launch-index"], str(i["AmiLaunchIndex"]))
 
-    def test_room_for_fewer(self):
+    def test_room_for_fewer(self) -> None:
         api.set_room("us-east-1d", TYPE, 5)
         self.refused("InsufficientInstanceCapacity", self.several, status=500, text=TYPE, least=6, most=8)
         self.assertEqual(self.ec2.describe_instances()["Reservations"], [])
@@ -45,7 +47,7 @@ class Several(Ec2Test):
         api.set_room("us-east-1d", TYPE, "any")
         self.assertEqual(len(self.several(3, 3)), 3)
 
-    def test_room_in_a_region(self):
+    def test_room_in_a_region(self) -> None:
         api.set_room("us-east-1", TYPE, 3)
         self.assertEqual(len(self.several(1, 2)), 2)
         for zone in ("us-east-1c", "us-east-1d"):
@@ -53,37 +55,42 @@ class Several(Ec2Test):
         client(region="us-west-2").run_instances(**self.request(InstanceType=TYPE, MinCount=4, MaxCount=4))
         self.assertEqual(len(self.several(1, 2, zone="us-east-1c")), 1)
 
-    def test_a_dry_run_does_not_ask_for_room(self):
+    def test_a_dry_run_does_not_ask_for_room(self) -> None:
         api.set_room("us-east-1d", TYPE, 0)
         self.refused("DryRunOperation", self.several, status=412, least=1, most=1, DryRun=True)
 
-    def test_a_refused_launch_leaves_its_token_and_takes_no_room(self):
+    def test_a_refused_launch_leaves_its_token_and_takes_no_room(self) -> None:
         api.set_room("us-east-1d", TYPE, 2)
         self.refused("InsufficientInstanceCapacity", self.several, status=500, least=3, most=3, ClientToken="t")
         self.assertEqual(len(self.several(2, 3, ClientToken="t")), 2)
         self.assertEqual(len(self.several(2, 3, ClientToken="t")), 2)
 
-    def test_dry_runs_make_nothing(self):
+    def test_dry_runs_make_nothing(self) -> None:
         self.would(self.ec2.create_placement_group, GroupName="pg", Strategy="cluster")
         self.would(self.ec2.allocate_address, Domain="vpc")
         self.would(self.ec2.describe_capacity_reservations)
         self.assertEqual(self.ec2.describe_placement_groups()["PlacementGroups"], [])
         self.assertEqual(self.ec2.describe_addresses()["Addresses"], [])
 
-    def test_quotas_can_be_told(self):
-        quota = lambda: client("service-quotas").get_service_quota(ServiceCode="ec2", QuotaCode="L-417A185B")["Quota"]
-        self.assertGreaterEqual(quota()["Value"], 256 * 96)
+    def test_quotas_can_be_told(self) -> None:
+        def quota() -> float:
+            quotas = client("service-quotas")
+            return quotas.get_service_quota(ServiceCode="ec2", QuotaCode="L-417A185B")["Quota"]["Value"]
+
+        self.assertGreaterEqual(quota(), 256 * 96)
         api.set_quota("L-417A185B", 96)
-        self.assertEqual(quota()["Value"], 96)
+        self.assertEqual(quota(), 96)
 
 
 class Reserved(Ec2Test):
-    def setUp(self):
+    def setUp(self) -> None:
         super().setUp()
         api.reserve(reservation=RESERVED, zone="us-east-1d", kind=TYPE, count=4)
         api.reserve(reservation=BLOCK, zone="us-east-1d", kind=TYPE, count=4, market="capacity-block")
 
-    def launch(self, reservation, most=1, kind=TYPE, zone="us-east-1d", **more):
+    def launch(
+        self, reservation: str | None, most: int = 1, kind: str = TYPE, zone: str = "us-east-1d", **more: Any
+    ) -> list[dict[str, Any]]:
         target = {"CapacityReservationTarget": {"CapacityReservationId": reservation}} if reservation else None
         interfaces = self.cards((0, 0, "interface"), zone=zone)
         return self.ec2.run_instances(**self.request(
@@ -91,14 +98,14 @@ class Reserved(Ec2Test):
             **{"MaxCount": most, "MinCount": most, **more},
         ))["Instances"]
 
-    def block(self, reservation=BLOCK, **more):
+    def block(self, reservation: str | None = BLOCK, **more: Any) -> list[dict[str, Any]]:
         return self.launch(reservation, InstanceMarketOptions={"MarketType": "capacity-block"}, **more)
 
-    def left(self, reservation):
+    def left(self, reservation: str) -> int:
         (found,) = self.ec2.describe_capacity_reservations(CapacityReservationIds=[reservation])["CapacityReservations"]
         return found["AvailableInstanceCount"]
 
-    def test_what_a_launch_takes_is_free_again_when_it_is_gone(self):
+    def test_what_a_launch_takes_is_free_again_when_it_is_gone(self) -> None:
         ids = [i["InstanceId"] for i in self.launch(RESERVED, most=3)]
         self.assertEqual(self.now(ids[0])["CapacityReservationId"], RESERVED)
         self.assertEqual((self.left(RESERVED), self.left(BLOCK)), (1, 4))
@@ -109,19 +116,19 @@ class Reserved(Ec2Test):
             self.becomes(one, "terminated")
         self.assertEqual(self.left(RESERVED), 3)
 
-    def test_blocks(self):
+    def test_blocks(self) -> None:
         (instance,) = self.block()
         self.assertEqual(self.now(instance["InstanceId"])["InstanceLifecycle"], "capacity-block")
         self.assertEqual(self.left(BLOCK), 3)
         self.ec2.create_placement_group(GroupName="pg", Strategy="cluster")
-        group = {"Placement": {"GroupName": "pg"}}
+        group: dict[str, Any] = {"Placement": {"GroupName": "pg"}}
         self.refused("InvalidParameterCombination", self.block, text="placement group", **group)
         self.launch(RESERVED, **group)
         self.refused("InvalidParameterValue", self.block, text="market type", reservation=RESERVED)
         self.refused("InvalidParameterValue", self.launch, text="market type", reservation=BLOCK)
         self.refused("InvalidParameterCombination", self.block, reservation=None)
 
-    def test_refusals(self):
+    def test_refusals(self) -> None:
         self.refused("InvalidCapacityReservationId.NotFound", self.launch, reservation=OTHER)
         self.refused("InvalidCapacityReservationId.Malformed", self.launch, reservation="cr-1")
         self.refused("InvalidParameterCombination", self.launch, reservation=RESERVED, kind="c5n.18xlarge")
@@ -131,11 +138,13 @@ class Reserved(Ec2Test):
         self.refused("InvalidCapacityReservationId.NotFound", self.launch, reservation=OTHER[:-1] + "e", DryRun=True)
         self.assertEqual(self.ec2.describe_instances()["Reservations"], [])
 
-    def test_listing(self):
+    def test_listing(self) -> None:
         api = self.ec2
-        listed = lambda **more: [
-            r["CapacityReservationId"] for r in api.describe_capacity_reservations(**more)["CapacityReservations"]
-        ]
+
+        def listed(**more: Any) -> list[str]:
+            found = api.describe_capacity_reservations(**more)["CapacityReservations"]
+            return [r["CapacityReservationId"] for r in found]
+
         self.assertEqual(sorted(listed()), [RESERVED, BLOCK])
         self.assertEqual(listed(Filters=[{"Name": "reservation-type", "Values": ["capacity-block"]}]), [BLOCK])
         self.assertEqual(listed(Filters=[{"Name": "state", "Values": ["expired"]}]), [])

@@ -7,13 +7,14 @@ import base64
 import io
 import re
 from contextlib import redirect_stderr
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+from typing import Any
 
 from cloud.tests.testing import NO_GROUP, NO_INSTANCE, Ec2Test, client, until
 
 
 class Lives(Ec2Test):
-    def test_states_take_time(self):
+    def test_states_take_time(self) -> None:
         with self.guests.hold("boot"):
             instance = self.run_one()
             instance_id = instance["InstanceId"]
@@ -21,7 +22,10 @@ class Lives(Ec2Test):
             stop = self.ec2.stop_instances
             self.refused("IncorrectInstanceState", stop, text="never reached", InstanceIds=[instance_id])
         self.becomes(instance_id, "running")
-        status = lambda **more: self.ec2.describe_instance_status(InstanceIds=[instance_id], **more)["InstanceStatuses"]
+
+        def status(**more: Any) -> list[dict[str, Any]]:
+            return self.ec2.describe_instance_status(InstanceIds=[instance_id], **more)["InstanceStatuses"]
+
         self.pace(1000)
         self.assertEqual(status()[0]["InstanceStatus"]["Status"], "initializing")
         self.pace(0.1)
@@ -44,7 +48,7 @@ class Lives(Ec2Test):
         self.becomes(instance_id, "terminated")
         self.assertEqual(self.guests.names(instance_id), ["create", "boot", "stop", "boot", "remove"])
 
-    def test_what_a_state_does_not_allow(self):
+    def test_what_a_state_does_not_allow(self) -> None:
         stopped = self.stopped()["InstanceId"]
         self.refused("IncorrectState", self.ec2.reboot_instances, InstanceIds=[stopped])
         self.ec2.stop_instances(InstanceIds=[stopped])
@@ -59,7 +63,7 @@ class Lives(Ec2Test):
             self.ec2.terminate_instances(InstanceIds=[stopped])["TerminatingInstances"][0]["CurrentState"]["Code"], 48
         )
 
-    def test_unknown_instances(self):
+    def test_unknown_instances(self) -> None:
         known = self.running()["InstanceId"]
         api = self.ec2
         for call in (api.start_instances, api.stop_instances, api.reboot_instances, api.terminate_instances,
@@ -71,7 +75,7 @@ class Lives(Ec2Test):
         self.refused("InvalidInstanceID.NotFound", api.create_tags, Resources=[known, NO_INSTANCE], Tags=tags)
         self.assertEqual(self.state(known), "running")
 
-    def test_dry_runs_change_nothing(self):
+    def test_dry_runs_change_nothing(self) -> None:
         instance_id = self.running()["InstanceId"]
         api = self.ec2
         for call in (
@@ -90,7 +94,7 @@ class Lives(Ec2Test):
         self.would(api.create_key_pair, KeyName="k")
         self.assertEqual(self.guests.names(instance_id), ["create", "boot"])
 
-    def test_a_guest_that_powers_itself_off(self):
+    def test_a_guest_that_powers_itself_off(self) -> None:
         instance_id = self.running()["InstanceId"]
         self.guests.power_off(instance_id)
         stopped = self.becomes(instance_id, "stopped")
@@ -100,7 +104,7 @@ class Lives(Ec2Test):
         self.becomes(short, "terminated")
         self.assertIn("remove", self.guests.names(short))
 
-    def test_shutdown_behavior_can_be_changed(self):
+    def test_shutdown_behavior_can_be_changed(self) -> None:
         instance_id = self.running()["InstanceId"]
         modify = self.ec2.modify_instance_attribute
         self.refused(
@@ -116,7 +120,7 @@ class Lives(Ec2Test):
         self.guests.power_off(instance_id)
         self.becomes(instance_id, "terminated")
 
-    def test_other_attributes(self):
+    def test_other_attributes(self) -> None:
         instance_id = self.running()["InstanceId"]
         modify = self.ec2.modify_instance_attribute
         self.refused("IncorrectInstanceState", modify, InstanceId=instance_id, InstanceType={"Value": "c5.xlarge"})
@@ -132,29 +136,31 @@ class Lives(Ec2Test):
         self.ec2.modify_instance_metadata_options(InstanceId=instance_id, HttpTokens="required")
         self.assertEqual(self.now(instance_id)["MetadataOptions"]["HttpPutResponseHopLimit"], 1)
 
-    def test_reboot(self):
+    def test_reboot(self) -> None:
         instance_id = self.running()["InstanceId"]
         self.ec2.reboot_instances(InstanceIds=[instance_id])
         until(lambda: "reboot" in self.guests.names(instance_id))
         self.assertEqual(self.state(instance_id), "running")
 
-    def test_the_console_is_the_guests(self):
+    def test_the_console_is_the_guests(self) -> None:
         instance_id = self.running()["InstanceId"]
-        raw = []
+        raw: list[bytes] = []
         self.ec2 = client.__wrapped__()
         self.ec2.meta.events.register(
             "before-parse.ec2.GetConsoleOutput", lambda response_dict, **_: raw.append(response_dict["body"])
         )
         for latest in (True, False):
             self.assertIn("Timestamp", self.ec2.get_console_output(InstanceId=instance_id, Latest=latest))
-        output = base64.b64decode(re.search(rb"<output>(.*?)</output>", raw[0], re.DOTALL)[1])
+        found = re.search(rb"<output>(.*?)</output>", raw[0], re.DOTALL)
+        assert found is not None
+        output = base64.b64decode(found[1])
         self.assertEqual(len(output), 64 * 1024)
         self.assertTrue(output.endswith(b"\xff\x00the end of " + instance_id.encode()))
         self.ec2.terminate_instances(InstanceIds=[instance_id])
         self.becomes(instance_id, "terminated")
         self.assertIn("the end", self.ec2.get_console_output(InstanceId=instance_id)["Output"])
 
-    def test_a_guest_that_cannot_be_made(self):
+    def test_a_guest_that_cannot_be_made(self) -> None:
         for broken in ("create", "boot"):
             self.guests.breaks = {broken}
             with self.subTest(broken), redirect_stderr(io.StringIO()):
@@ -162,7 +168,7 @@ class Lives(Ec2Test):
                 self.assertEqual(gone["StateReason"]["Code"], "Server.InternalError")
                 self.assertIn(broken, gone["StateReason"]["Message"])
 
-    def test_what_goes_with_an_instance(self):
+    def test_what_goes_with_an_instance(self) -> None:
         instance = self.running(BlockDeviceMappings=[
             {"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": 5, "DeleteOnTermination": False}}])
         self.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
@@ -172,14 +178,18 @@ class Lives(Ec2Test):
         self.assertEqual([v["Size"] for v in self.ec2.describe_volumes()["Volumes"]], [5])
         self.assertEqual(self.ec2.describe_network_interfaces()["NetworkInterfaces"], [])
 
-    def test_filters(self):
+    def test_filters(self) -> None:
         self.ec2.create_placement_group(GroupName="pg", Strategy="cluster")
         tags = [{"ResourceType": "instance", "Tags": [{"Key": "run", "Value": "7"}]}]
         one = self.running(ClientToken="tok", Placement={"GroupName": "pg"}, TagSpecifications=tags)
         other = self.running(InstanceMarketOptions={"MarketType": "spot"}, InstanceType="c5.xlarge")
         nic = one["NetworkInterfaces"][0]
-        found = lambda name, *values: [i["InstanceId"] for r in self.ec2.describe_instances(
-            Filters=[{"Name": name, "Values": list(values)}])["Reservations"] for i in r["Instances"]]
+
+        def found(name: str, *values: str) -> list[str]:
+            filters = [{"Name": name, "Values": list(values)}]
+            reservations = self.ec2.describe_instances(Filters=filters)["Reservations"]
+            return [i["InstanceId"] for r in reservations for i in r["Instances"]]
+
         reservation = self.ec2.describe_instances(InstanceIds=[one["InstanceId"]])["Reservations"][0]["ReservationId"]
         for name, value in {
             "placement-group-name": "pg", "client-token": "tok", "reservation-id": reservation, "tag:run": "7",
@@ -194,7 +204,7 @@ class Lives(Ec2Test):
         for name, value in {
             "instance-state-code": "16", "root-device-type": "ebs", "metadata-options.http-tokens": "optional",
             "network-interface.subnet-id": nic["SubnetId"], "network-interface.vpc-id": nic["VpcId"],
-            "launch-time": datetime.now(timezone.utc).strftime("%Y-*"), "instance-type": "c5.*",
+            "launch-time": datetime.now(UTC).strftime("%Y-*"), "instance-type": "c5.*",
         }.items():
             with self.subTest(name):
                 self.assertEqual(found(name, value), both)
@@ -204,5 +214,5 @@ class Lives(Ec2Test):
         }.items():
             with self.subTest(name):
                 self.assertEqual(found(name, value), [])
-        self.refused("InvalidParameterValue", found, name="frob", **{})
+        self.refused("InvalidParameterValue", found, name="frob")
         self.refused("InvalidParameterCombination", self.ec2.describe_instances, InstanceIds=both, MaxResults=5)
