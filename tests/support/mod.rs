@@ -1,14 +1,14 @@
 //! What several test files use: plans, the binary in a scrubbed environment, folders, OpenPGP fixtures, an HTTP server.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod account;
 pub mod aws;
-#[cfg(feature = "ec2")]
 pub mod builds;
 pub mod http;
 pub mod mpirun;
 pub mod nccl;
 pub mod pgp;
+pub mod sample;
 pub mod sandbox;
 
 use std::ffi::OsStr;

@@ -16,7 +16,7 @@ const WITH_GNUPG: &str = "EFA_GEN_GNUPG";
 
 /// The folder with every fixture, made once and kept under target/tmp until a source of it changes; a lock makes
 /// several test processes wait for the first. What GnuPG made lies in tests/fixtures/pgp, so that a machine without
-/// it can test too. To renew that folder: `EFA_GEN_GNUPG=1 cargo test --test verify`, then copy the files of the
+/// it can test too. To renew that folder: `EFA_GEN_GNUPG=1 cargo test --test it verify::`, then copy the files of the
 /// same names from target/tmp/pgp-gnupg.
 pub fn fixtures() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();

@@ -1,8 +1,6 @@
 //! Owns the command line: every flag, its help and its value parser. Knows nothing of what commands do.
 
-#[cfg(feature = "ec2")]
 pub mod cloud;
-#[cfg(feature = "ec2")]
 pub mod cluster;
 pub mod validate;
 
@@ -26,23 +24,17 @@ pub enum Command {
     /// Show the plan that every format is rendered from: stages, steps, actions, reboots
     Plan(PlanArgs),
     /// Build an AMI: launch a builder, install, test, make the image, publish it, leave nothing else
-    #[cfg(feature = "ec2")]
     Build(Box<cloud::BuildArgs>),
     /// Launch a cluster with EFA and passwordless SSH, and check every node
-    #[cfg(feature = "ec2")]
     Launch(Box<cluster::LaunchArgs>),
     /// Look at clusters, log in, run commands, add nodes, remove them
-    #[cfg(feature = "ec2")]
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
     /// Show, or remove, what runs that ended early have left in an account
-    #[cfg(feature = "ec2")]
     Sweep(cloud::SweepArgs),
     /// List the images that efa-gen built
-    #[cfg(feature = "ec2")]
     Images(cloud::ImagesArgs),
     /// Do something with one image
-    #[cfg(feature = "ec2")]
     #[command(subcommand)]
     Image(cloud::ImageCommand),
     /// Check the OpenPGP signature and digest of an EFA installer tarball

@@ -1,26 +1,18 @@
 //! The binary: a table from commands to the modules that carry them out.
 
-#[cfg(feature = "ec2")]
 mod build;
 mod cli;
-#[cfg(feature = "ec2")]
 mod cluster;
 mod commands;
 mod download;
-#[cfg(feature = "ec2")]
 mod ec2;
-#[cfg(feature = "ec2")]
 mod events;
 mod files;
 mod part;
-#[cfg(feature = "ec2")]
 mod place;
 mod report;
-#[cfg(feature = "ec2")]
 mod signals;
-#[cfg(feature = "ec2")]
 mod ssh;
-#[cfg(feature = "ec2")]
 mod validate;
 
 use std::process::ExitCode;
@@ -33,17 +25,11 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Render(args) => commands::render::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
-        #[cfg(feature = "ec2")]
         Command::Build(args) => commands::build::run(&args),
-        #[cfg(feature = "ec2")]
         Command::Launch(args) => commands::launch::run(&args),
-        #[cfg(feature = "ec2")]
         Command::Cluster(command) => commands::cluster::run(&command),
-        #[cfg(feature = "ec2")]
         Command::Sweep(args) => commands::sweep::run(&args),
-        #[cfg(feature = "ec2")]
         Command::Images(args) => commands::images::run(&args),
-        #[cfg(feature = "ec2")]
         Command::Image(cli::cloud::ImageCommand::Rm(args)) => commands::images::rm(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Fetch(args) => commands::fetch::run(&args),

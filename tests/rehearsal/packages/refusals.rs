@@ -6,7 +6,7 @@ use std::process::Command;
 use efa_gen::plan::STATE_DIR;
 use efa_gen::render::{self, Format};
 
-use crate::machine::{Machine, Ran, family, plans};
+use super::machine::{Machine, Ran, family, plans};
 use crate::support::catalog;
 
 /// A fault at the mirrors, and what the script must say of it in its step "Install the tools that this script calls".

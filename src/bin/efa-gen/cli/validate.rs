@@ -1,13 +1,11 @@
 //! Owns the flags of `efa-gen validate`. Knows nothing of what it does with them.
 
 use std::path::PathBuf;
-#[cfg(feature = "ec2")]
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 
 use super::OutputArg;
-#[cfg(feature = "ec2")]
 use super::cloud::AccountArgs;
 
 #[derive(Debug, Args)]
@@ -15,9 +13,7 @@ use super::cloud::AccountArgs;
 pub struct ValidateArgs {
     /// Log of nccl-tests with NCCL_DEBUG=INFO, or `-` for standard input; further ones are only drawn beside the first
     #[arg(long, value_name = "FILE", group = "where")]
-    #[cfg_attr(not(feature = "ec2"), arg(required = true))]
     pub log: Vec<PathBuf>,
-    #[cfg(feature = "ec2")]
     #[command(flatten)]
     pub test: TestArgs,
     /// The hosts' type: its bandwidth bar, GPUDirect and NICs are judged [default: the cluster's]
@@ -32,7 +28,7 @@ pub struct ValidateArgs {
     pub min_busbw: Option<f64>,
     /// Exit status of the program that wrote the log; 124 says that it did not end in time
     #[arg(long, value_name = "N", requires = "log")]
-    #[cfg_attr(feature = "ec2", arg(conflicts_with_all = ["hostfile", "cluster", "slurm"]))]
+    #[arg(conflicts_with_all = ["hostfile", "cluster", "slurm"])]
     pub exit_status: Option<i32>,
     /// Form of the output
     #[arg(long, value_enum, default_value_t = OutputArg::Human)]
@@ -46,7 +42,6 @@ pub struct ValidateArgs {
 }
 
 /// The test that is run.
-#[cfg(feature = "ec2")]
 #[derive(Debug, Args)]
 pub struct TestArgs {
     /// Run the test from this host on the hosts of this file, in Open MPI's form: `HOST slots=GPUS`
@@ -96,7 +91,6 @@ pub struct TestArgs {
     pub keep_log: Option<PathBuf>,
 }
 
-#[cfg(feature = "ec2")]
 impl ValidateArgs {
     /// As on the command line with no more than a cluster, and where its log is kept.
     pub fn of_cluster(name: &str, account: &AccountArgs, log: Option<PathBuf>) -> Self {
@@ -129,17 +123,14 @@ impl ValidateArgs {
     }
 }
 
-#[cfg(feature = "ec2")]
 fn collectives() -> clap::builder::PossibleValuesParser {
     efa_gen::cluster::test::Collective::ALL.map(efa_gen::cluster::test::Collective::name).into()
 }
 
-#[cfg(feature = "ec2")]
 fn size(text: &str) -> Result<u64, String> {
     efa_gen::cluster::test::parse_size(text).ok_or_else(|| "not a size such as 512M or 1G".to_owned())
 }
 
-#[cfg(feature = "ec2")]
 fn time(text: &str) -> Result<Duration, String> {
     let units = [('s', 1), ('m', 60), ('h', 3600)];
     let parsed = units.into_iter().find_map(|(unit, seconds)| {

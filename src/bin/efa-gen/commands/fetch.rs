@@ -27,7 +27,6 @@ pub fn run(args: &FetchArgs) -> Result<()> {
 }
 
 /// The flags with which a build looks at the installer that its plan names.
-#[cfg(feature = "ec2")]
 pub fn for_build(version: &str, mirror: Option<&str>, stack_file: Option<&Path>, folder: PathBuf) -> FetchArgs {
     FetchArgs {
         efa: Some(version.to_owned()),

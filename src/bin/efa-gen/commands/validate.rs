@@ -13,14 +13,11 @@ use efa_gen::nccl::{Expect, Finding, Outcome, Reader, Report, Verdict, Weight, j
 use efa_gen::render::report::{self as page, Run};
 use serde::Serialize;
 
-#[cfg(feature = "ec2")]
 use super::account;
 use super::list;
 use crate::cli::OutputArg;
-#[cfg(feature = "ec2")]
 use crate::cli::cloud::AccountArgs;
 use crate::cli::validate::ValidateArgs;
-#[cfg(feature = "ec2")]
 use crate::{cluster, events::Screen, signals::on_signals, validate};
 use crate::{files, report};
 
@@ -41,11 +38,9 @@ struct Shown {
 pub fn run(args: &ValidateArgs) -> Result<()> {
     let catalog = Catalog::embedded()?;
     let instance_type = args.instance_type.as_deref().map(|name| catalog.instance_type(name)).transpose()?;
-    #[cfg(feature = "ec2")]
     if args.test.slurm {
         return report::data(validate::prepare::job(args, &catalog, instance_type)?.as_bytes());
     }
-    #[cfg(feature = "ec2")]
     if args.log.is_empty() {
         let (instance_type, shown, pairs) = test(args, &catalog, instance_type)?;
         return show(args, instance_type, shown, pairs.as_ref());
@@ -67,7 +62,6 @@ fn logs(args: &ValidateArgs, catalog: &Catalog, instance_type: Option<&InstanceT
 }
 
 /// A test that is made now, every run of it judged; the type that the hosts are of; the pairs that were tested besides.
-#[cfg(feature = "ec2")]
 fn test<'a>(
     args: &ValidateArgs,
     catalog: &'a Catalog,

@@ -1,0 +1,4 @@
+//! Clusters, without an account or against a stub of AWS.
+
+mod launch;
+mod plan;

@@ -1,0 +1,12 @@
+//! The NCCL test: logs, verdicts, and how it is run.
+
+mod bad_host;
+mod bars;
+mod command;
+mod hosts;
+mod logs;
+mod model;
+mod pairs;
+mod runs;
+mod slurm;
+mod test_command;

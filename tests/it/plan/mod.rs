@@ -1,0 +1,4 @@
+//! The planner, without a machine.
+
+mod decisions;
+mod prices;

@@ -1,0 +1,6 @@
+//! What is rendered, and what it does when it is executed.
+
+mod quoting;
+mod script;
+mod snapshots;
+mod verdict;
