@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::image::image_before;
 use crate::machine::{
     Guest, Ran, SCRIPT, assert_same, base_image, beside, cloud, exclusive, on_network, once, ran, rendered, resources,
     steer, text, try_call, wait_for,
@@ -172,6 +173,11 @@ impl Account {
         self.build(options, &line)
     }
 
+    /// A build from the machine on which all before this stage is done.
+    pub fn half_build(&self, stage: &str) -> Command {
+        self.build(&[], &["--source-ami", &self.image_before(stage)])
+    }
+
     /// Goes on with a run.
     pub fn resume(&self, options: &[&str], run: &str) -> Command {
         self.through(options, &["build", "--resume", run])
@@ -242,7 +248,12 @@ impl Account {
         self.copied(READY, &ready_image())
     }
 
-    /// The same machine sealed, as an image of this region that looks as if `efa-gen build` had published it: for clusters.
+    /// The machine on which all before this stage is done, as an image of this region.
+    pub fn image_before(&self, stage: &str) -> String {
+        self.copied(&format!("rehearsal-before-{stage}"), &image_before(stage))
+    }
+
+    /// The ready machine sealed, as an image of this region that looks as if `efa-gen build` had published it: for clusters.
     pub fn cluster_image(&self) -> String {
         let image = self.copied(SEALED, &sealed_image());
         let said = ran(&mut self.efa_gen(&plan_words())).good();

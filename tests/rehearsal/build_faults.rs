@@ -141,8 +141,9 @@ fn ended(running: Running) -> Ran {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn the_connection_is_cut_in_a_stage_and_comes_back() {
     let [account] = Account::for_builds();
+    account.image_before("nccl");
     let before = account.things();
-    let running = started(&account, &mut account.build(&[], &[]), "/11]");
+    let running = started(&account, &mut account.half_build("nccl"), "/11]");
     let at = format!("address={}", running.address);
     // Longer than ssh waits for a silent server.
     steer("cut-off", &[&at, "server=10.78.0.1"]);
@@ -159,10 +160,11 @@ fn the_connection_is_cut_in_a_stage_and_comes_back() {
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn somebody_ends_the_builder() {
     let [account] = Account::for_builds();
+    account.image_before("nccl");
     fails(
         &account,
         || {
-            let running = started(&account, &mut account.build(&[], &[]), "/11]");
+            let running = started(&account, &mut account.half_build("nccl"), "/11]");
             account.call("terminate_instances", &json!({"InstanceIds": [running.instance]}));
             let since = std::time::Instant::now();
             let said = ended(running);

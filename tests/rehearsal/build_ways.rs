@@ -144,12 +144,13 @@ fn a_builder_that_is_left_alone_ends_itself() {
 
 /// The same image, driven by a real Packer; what it can't do is done by efa-gen.
 fn by_packer(packer: &Packer, account: &Account) {
+    let ready = account.ready_image();
     let before = account.things();
     let bin = account.file("bin");
     fs::create_dir_all(&bin).expect("a folder can be made");
     let _ = std::os::unix::fs::symlink(&packer.program, bin.join("packer"));
     let path = std::env::var("PATH").expect("a PATH");
-    let driven = ["--ssh-cidr", "10.78.0.1/32", "--driver", "packer", "--protect"];
+    let driven = ["--source-ami", &ready, "--ssh-cidr", "10.78.0.1/32", "--driver", "packer", "--protect"];
     let mut command = account.efa_gen(&account.words(&driven));
     command.env("PATH", format!("{}:{path}", bin.display())).env("CHECKPOINT_DISABLE", "1");
     ran(command.env("HOME", packer.home(&account.file("home")))).good();

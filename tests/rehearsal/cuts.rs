@@ -70,6 +70,9 @@ fn at_random_moments() {
     assert!(moments >= 3, "ten cuts hit {moments} moments: {hits:?}");
 }
 
+/// Stopped first: else the script may live long enough to report what it started, and systemd killed, as failed.
+const KILL: &str = "for signal in STOP KILL; do systemctl kill --kill-who=all --signal=$signal efa-gen-install; done; ";
+
 /// Cuts what runs until there are ten hits, by killing the script and by the power in turns; then lets it end.
 fn cut_until_complete(guest: &Guest, random: &mut Random, hits: &mut Vec<String>) {
     // The guest may be rebooting just now.
@@ -80,7 +83,7 @@ fn cut_until_complete(guest: &Guest, random: &mut Random, hits: &mut Vec<String>
         start();
         std::thread::sleep(Duration::from_millis(200 + random.below(12_000)));
         let by_power = hits.len() % 2 == 1;
-        let kill = if by_power { "" } else { "systemctl kill --kill-who=all --signal=KILL efa-gen-install; " };
+        let kill = if by_power { "" } else { KILL };
         let state = "systemctl is-active efa-gen-install; tail -n 1 /var/log/efa-gen/install.log";
         let seen = guest.root(&format!("{state}; {kill}true"));
         if seen.code != 0 || !seen.text.starts_with("active") {

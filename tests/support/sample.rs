@@ -23,14 +23,16 @@ pub fn share<T: Display>(items: Vec<T>) -> Vec<T> {
     chosen
 }
 
-/// Every `of`th item from the `mine`th on, one at least, and whatever the text names.
+/// Part `mine` of `of` parts of the items, one at least, and whatever the text names. Neighbours are in one part: boundaries of
+/// one stage are compared with the same undisturbed run of it.
 pub fn choose<T: Display>(items: Vec<T>, mine: usize, of: usize, touched: &str) -> Vec<T> {
     let words: Vec<&str> = touched.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
-    // Where there are fewer items than shares, some shares have the same one.
-    let least = mine % items.len().max(1);
+    let all = items.len();
     let chosen = |(index, item): &(usize, T)| {
+        // Where there are fewer items than parts, some parts have the same one.
+        let part = if all < of { *index == mine % all } else { index * of / all == mine };
         let spelled = in_code(&item.to_string());
-        *index == least || index % of == mine || spelled.split_ascii_whitespace().any(|word| words.contains(&word))
+        part || spelled.split_ascii_whitespace().any(|word| words.contains(&word))
     };
     items.into_iter().enumerate().filter(chosen).map(|(_, item)| item).collect()
 }

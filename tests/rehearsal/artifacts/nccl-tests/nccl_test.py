@@ -41,8 +41,10 @@ PROGRAMS: dict[str, tuple[bool, str, Callable[[int], float]]] = {
     "sendrecv_perf": (False, "sum", lambda n: 1.0),
 }
 # Bus bandwidth between hosts, GB/s, by the beginning of the type's name; of one GPU a host where the second is there.
-PEAKS = (("p3dn", 5.6, 2.65), ("p4", 46.5, 9.8), ("p5.4", 9.9, 9.9), ("p5", 318.0, 45.0), ("p6-b200", 330.0, 45.0),
-         ("p6-b300", 640.0, 90.0), ("", 5.2, 2.9))
+PEAKS = (
+    ("p3dn", 5.6, 2.65), ("p4", 46.5, 9.8), ("p5.4xlarge", 9.9, 9.9), ("p5", 318.0, 45.0), ("p6-b200", 330.0, 45.0),
+    ("p6-b300", 640.0, 90.0), ("", 5.2, 2.9),
+)
 ON_ONE_HOST = 130.0
 SLOW, SOCKET = 0.15, 0.4
 HEADER = (
