@@ -26,7 +26,8 @@ fn at_every_step_boundary() {
     // The first cut may come before SSH has told of the start.
     let started = guest.root(&format!("bash {SCRIPT} --start"));
     assert!([0, 255].contains(&started.code), "{}", started.text);
-    guest.wait_until_complete(900);
+    // Eighty boots beside other tests.
+    guest.wait_until_complete(1600);
     let cuts = guest.root("cat /root/cuts").good();
     let steps = guest.root(&format!("grep -cE '^  step ' {SCRIPT}; grep -c '^  step seal' {SCRIPT}")).good();
     let counts: Vec<usize> = steps.lines().map(|line| line.parse().expect("a number")).collect();

@@ -186,15 +186,24 @@ class Guests:
             network.remove_address(address, guest.address)
             guest.metadata.data.pop("public-ipv4", None)
 
+    def at(self, address: str) -> Guest:
+        """The guest with this address. A launch is answered before its machine is made, so this waits for it."""
+        for _ in range(600):
+            for guest in list(self.guests.values()):
+                if guest.address == address:
+                    return guest
+            time.sleep(0.1)
+        raise ValueError(f"no guest has the address {address}")
+
     def cut_off(self, address: str, server: str, cut: bool) -> None:
         """Makes a server unreachable for the guest with this address, or reachable again."""
-        namespace = next(guest.namespace for guest in self.guests.values() if guest.address == address)
+        namespace = self.at(address).namespace
         assert namespace
         network.cut_off(namespace, server, cut)
 
     def leave_free(self, address: str, mib: str) -> None:
         """Makes the disk of the guest with this address so small that this much is free."""
-        guest = next(guest for guest in self.guests.values() if guest.address == address)
+        guest = self.at(address)
         found = os.statvfs(guest.path("disk"))
         size = (found.f_blocks - found.f_bfree) * found.f_frsize + (int(mib) << 20)
         subprocess.run(["mount", "-o", f"remount,size={size}", guest.path("disk")], check=True)
