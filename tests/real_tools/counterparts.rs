@@ -2,6 +2,7 @@
 //! that a fresh machine does not have, so they are ignored by a plain `cargo test`; `.ci/run` installs the programs and runs
 //! them all.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -49,7 +50,12 @@ fn each_rendering(mut look: impl FnMut(&Path, &str)) {
 #[test]
 #[ignore = "needs shellcheck; run by .ci/run"]
 fn shellcheck_finds_nothing_in_any_script() {
+    let mut seen = BTreeSet::new();
     each_rendering(|folder, name| {
+        // It does not depend on Packer's grammar.
+        if !seen.insert(fs::read(folder.join("install.sh")).expect("it is rendered")) {
+            return;
+        }
         let output = program("shellcheck", &["install.sh"], folder);
         assert!(output.status.success(), "{name}: {}{}", stdout(&output), stderr(&output));
     });
@@ -124,7 +130,11 @@ fn packer_refuses_values_that_the_template_forbids() {
 #[test]
 #[ignore = "needs cloud-init; run by .ci/run"]
 fn cloud_init_takes_every_user_data() {
+    let mut seen = BTreeSet::new();
     each_rendering(|folder, name| {
+        if !seen.insert(fs::read(folder.join("user-data.yaml")).expect("it is rendered")) {
+            return;
+        }
         let output = program("cloud-init", &["schema", "--config-file", "user-data.yaml"], folder);
         assert!(output.status.success(), "{name}: {}{}", stdout(&output), stderr(&output));
     });

@@ -176,7 +176,13 @@ pub fn text(value: &Value) -> String {
 
 /// Waits until something is there; panics with `what` when it takes too long.
 #[track_caller]
-pub fn wait_for<T>(what: &str, seconds: u64, mut found: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, seconds: u64, found: impl FnMut() -> Option<T>) -> T {
+    wait_with_pauses(what, seconds, Duration::from_millis(300), found)
+}
+
+/// The same, where a look is dear and what is waited for takes long.
+#[track_caller]
+fn wait_with_pauses<T>(what: &str, seconds: u64, pause: Duration, mut found: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(seconds);
     loop {
         let asked = Instant::now();
@@ -185,7 +191,7 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut found: impl FnMut() -> Option<T
         }
         assert!(Instant::now() < end, "not within {seconds} s: {what}");
         // Most of the machine is left to what is waited for.
-        std::thread::sleep((2 * asked.elapsed()).max(Duration::from_millis(300)));
+        std::thread::sleep((2 * asked.elapsed()).max(pause));
     }
 }
 
@@ -258,6 +264,8 @@ impl Guest {
             ("ConnectTimeout", "15"),
             ("ServerAliveInterval", "10"),
             ("BatchMode", "yes"),
+            // The default is the dearest that there is, and a test logs in hundreds of times.
+            ("KexAlgorithms", "curve25519-sha256"),
         ] {
             command.arg(option(name, value));
         }
@@ -295,7 +303,8 @@ impl Guest {
 
     /// Waits until the install is complete, through reboots; a failure on the console ends the wait.
     pub fn wait_until_complete(&self, seconds: u64) {
-        wait_for(&format!("complete on {}", self.id), seconds, || {
+        // Each look is a login.
+        wait_with_pauses(&format!("complete on {}", self.id), seconds, Duration::from_secs(3), || {
             let done = ran(&mut self.ssh("test -e /var/lib/efa-gen/complete")).code == 0;
             assert!(!self.console().contains("FAILED in stage"), "{}", tail(&self.console(), 40));
             done.then_some(())

@@ -103,7 +103,7 @@ def arguments() -> Any:
     parser.add_argument("--alone", action="append", default=[])
     parser.add_argument("--jobs", type=int, default=0)
     parser.add_argument("--record", action="store_true")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def chosen(binary: str, names: list[str]) -> list[Test]:
