@@ -350,7 +350,7 @@ impl Account {
     }
 }
 
-/// The region's lock, if nobody holds it and no test has failed there: what that one left is in it still.
+/// The region's lock, if it is free and no test has failed there: a failed test may leave resources behind.
 fn free(region: &str) -> Option<File> {
     let locks = cloud().join("locks");
     let file = File::create(locks.join(format!("region-{region}"))).expect("a file can be made");

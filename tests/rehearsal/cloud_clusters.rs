@@ -105,7 +105,7 @@ fn an_elastic_address_leads_to_the_guest_that_has_it() {
         association = text(&ec2("associate_address", &wanted)["AssociationId"]);
         let own = key_at(&guest.address).expect("it answers at its own address");
         wait_for("it answers at the elastic one", 240, || (key_at(&public).as_ref() == Some(&own)).then_some(()));
-        // As on EC2: the guest is reached there, and its metadata tells the address, but no interface has it.
+        // As on EC2: the guest answers at the address and its metadata contains it, but no interface has it.
         assert_eq!(guest.root("hostname -I").good().trim(), guest.address);
         let token =
             "curl -sf -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token";

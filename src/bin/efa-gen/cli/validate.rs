@@ -27,8 +27,7 @@ pub struct ValidateArgs {
     #[arg(long, value_name = "GB/s", value_parser = bandwidth)]
     pub min_busbw: Option<f64>,
     /// Exit status of the program that wrote the log; 124 says that it did not end in time
-    #[arg(long, value_name = "N", requires = "log")]
-    #[arg(conflicts_with_all = ["hostfile", "cluster", "slurm"])]
+    #[arg(long, value_name = "N", requires = "log", conflicts_with_all = ["hostfile", "cluster", "slurm"])]
     pub exit_status: Option<i32>,
     /// Form of the output
     #[arg(long, value_enum, default_value_t = OutputArg::Human)]
