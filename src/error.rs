@@ -1,5 +1,4 @@
-//! Owns the one error type: what failed, on what, why, a hint, and the class that decides the exit
-//! code. Knows nothing of terminals; `efa-gen`'s `report` module prints it.
+//! Owns the one error type: what failed, on what, why, a hint, and the class that decides the exit code.
 
 use std::fmt;
 
@@ -51,6 +50,13 @@ impl Error {
         Error { class, message: message.into(), hint: None, source: None }
     }
 
+    /// Says first which of several things it is about.
+    #[must_use]
+    pub fn of(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -60,7 +66,7 @@ impl Error {
 
     /// The error underneath, printed as its own line.
     #[must_use]
-    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }

@@ -4,9 +4,14 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::too_many_lines)]
 
 pub mod catalog;
-pub mod cluster;
 pub mod error;
+pub mod guest;
 pub mod nccl;
 pub mod plan;
 pub mod render;
+pub mod shell;
+mod template;
+pub mod text;
+pub mod url;
 pub mod verify;
+pub mod version;

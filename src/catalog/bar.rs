@@ -1,6 +1,8 @@
-//! Owns the bars: what bus bandwidth a run of all_reduce_perf must reach on an instance type. Knows nothing of logs.
+//! Owns the bars: what bus bandwidth a run of all_reduce_perf must reach on an instance type.
 
 use serde::{Deserialize, Serialize};
+
+use crate::version;
 
 /// A bar for one shape of run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,7 +44,7 @@ pub struct FreeChoice {
 
 /// A run as far as a bar depends on it.
 #[derive(Debug, Clone, Copy)]
-pub struct Run<'a> {
+pub struct BarQuery<'a> {
     /// `p4d.24xlarge`.
     pub instance_type: &'a str,
     /// Hosts that took part.
@@ -57,23 +59,13 @@ pub struct Run<'a> {
 
 impl Bar {
     /// Whether the bar holds for this run. A version that is not known reaches no minimum.
-    pub fn fits(&self, run: &Run) -> bool {
+    pub fn fits(&self, run: &BarQuery) -> bool {
         let reaches = |min: &Option<String>, version: Option<&str>| {
-            min.as_ref().is_none_or(|min| version.is_some_and(|version| version_at_least(version, min)))
+            min.as_ref().is_none_or(|min| version.is_some_and(|version| version::at_least(version, min)))
         };
         self.types.iter().any(|name| name == run.instance_type)
             && (self.hosts, self.gpus_per_host) == (run.hosts, run.gpus_per_host)
             && reaches(&self.nccl_min, run.nccl)
             && reaches(&self.plugin_min, run.plugin)
     }
-}
-
-/// Whether a dotted version is this one or newer, by its numbers; `1.5.0aws` is 1.5.0.
-pub fn version_at_least(version: &str, minimum: &str) -> bool {
-    let numbers = |text: &str| -> Vec<u64> {
-        let number =
-            |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0);
-        text.split('.').map(number).collect()
-    };
-    numbers(version) >= numbers(minimum)
 }

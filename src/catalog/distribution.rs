@@ -1,11 +1,12 @@
-//! Owns what a distribution file may say and that it is checked on reading. Knows no distribution by
-//! name: each is one file in `distros/`, found by walking the folder.
+//! Owns what a distribution file may say and that it is checked on reading.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Class, Error, Result};
+use crate::text::{excerpt, toml_error};
+use crate::version::{is_dotted, is_series};
 
 /// One distribution, as its file in `distros/` states it. Facts only: no conditions, no inheritance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,8 @@ pub struct Distribution {
     pub ami: Ami,
     /// What its cloud-init can and can't do.
     pub cloud_init: CloudInit,
+    /// What its own compiler and C library are.
+    pub toolchain: Toolchain,
     /// `lib` or `lib64`: where the EFA packages put libraries under `/opt/amazon`.
     pub lib_dir: String,
     /// A key of `init_systems.toml`.
@@ -39,9 +42,34 @@ pub struct Distribution {
     pub packages: Packages,
     /// Kernel, initramfs and boot loader.
     pub kernel: Kernel,
+    /// What machines with NVLink 5 need of it; absent where it is not known to have that.
+    pub fabric: Option<FabricPackages>,
     /// Repairs of the package sources, done in this order before anything is installed.
     #[serde(default)]
     pub repositories: Vec<Repair>,
+    /// What becomes of files that are one machine's own.
+    #[serde(default)]
+    pub seal: Seal,
+}
+
+/// What the NVLink subnet manager needs of a distribution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FabricPackages {
+    /// Packages with the modules `mlx5_ib` and `ib_umad` of the running kernel (`{kernel}`), `ibstat` and libibumad.
+    pub packages: Vec<String>,
+}
+
+/// How an image's instances come by files that are one machine's own, where cloud-init does not make them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seal {
+    /// Files that the distribution fills anew at boot when they say this.
+    #[serde(default)]
+    pub renew: Vec<FileContent>,
+    /// Files that see to it, where the distribution does not.
+    #[serde(default)]
+    pub write: Vec<FileContent>,
 }
 
 /// First and last EFA installer version that supports a distribution.
@@ -54,7 +82,17 @@ pub struct EfaRange {
     pub last: Option<String>,
 }
 
-/// `ID` and `VERSION_ID` of `/etc/os-release`, and `uname -m`.
+/// The distribution's own compiler and C library.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Toolchain {
+    /// Version of gcc.
+    pub gcc: String,
+    /// Version of glibc.
+    pub glibc: String,
+}
+
+/// `ID` and `VERSION_ID` of `/etc/os-release`, and what `uname` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OsRelease {
@@ -64,6 +102,8 @@ pub struct OsRelease {
     pub version: String,
     /// `uname -m`, also the AMI's architecture.
     pub machine: String,
+    /// What `uname -r` begins with, where images of one release differ in their kernel alone.
+    pub kernel: Option<String>,
 }
 
 /// The base AMI.
@@ -80,6 +120,8 @@ pub struct Ami {
     pub user: String,
     /// Name of the root device in the image.
     pub root_device: String,
+    /// Version of its OpenSSH, two numbers.
+    pub openssh: String,
     /// Whether sudo asks for a terminal.
     #[serde(default)]
     pub sudo_needs_tty: bool,
@@ -112,9 +154,9 @@ pub struct Packages {
     /// Lock files to wait for; empty where the package manager waits by itself.
     #[serde(default)]
     pub locks: Vec<String>,
-    /// Commands that keep the distribution's own timers from taking the locks.
+    /// Units that run package commands by themselves; they are masked until the script is done.
     #[serde(default)]
-    pub quiet: Vec<Vec<String>>,
+    pub timers: Vec<String>,
     /// Commands that end what a cut left half-done, each for when the one before fails; empty where the package manager
     /// goes on by itself.
     #[serde(default)]
@@ -125,14 +167,30 @@ pub struct Packages {
     pub upgrade: Vec<String>,
     /// Installs the packages appended to it.
     pub install: Vec<String>,
+    /// The same from repositories that are off by default; absent where all packages are in those that are on.
+    pub install_optional: Option<Vec<String>>,
     /// Succeeds if the one package appended to it is installed.
     pub installed: Vec<String>,
+    /// Lists, one a line, the installed packages that bring an NVIDIA driver of their own; succeeds without any.
+    pub drivers: Vec<String>,
     /// Removes the packages appended to it; one that is not installed is no error.
     pub remove: Vec<String>,
     /// Removes downloaded packages.
     pub clean: Vec<String>,
+    /// How a repository of the user's own is taken instead of the distribution's; absent where that is not known.
+    pub own_repository: Option<OwnRepository>,
     /// Names by purpose.
     pub names: PackageNames,
+}
+
+/// A repository of the user's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnRepository {
+    /// The file that describes it, `{url}` in its content standing for the address.
+    pub file: FileContent,
+    /// The line by which the package manager reads that file and no other.
+    pub alone: FileLine,
 }
 
 /// Package names by purpose. `{kernel}` stands for the running kernel's release.
@@ -149,14 +207,22 @@ pub struct PackageNames {
     pub driver: Vec<String>,
     /// What building NCCL, the plugin and nccl-tests needs.
     pub build: Vec<String>,
-    /// What building plugins from 1.7.0 on needs besides.
+    /// What building plugins from 1.7.0 on needs besides. It may bring the distribution's rdma-core, so it comes after EFA.
     pub hwloc: Vec<String>,
+    /// What the EFA installer checks its packages' signatures with, besides the package manager.
+    #[serde(default)]
+    pub signatures: Vec<String>,
 }
 
 /// Kernel, initramfs and boot loader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kernel {
+    /// Oldest EFA installer that gets GPU memory from the open modules on this kernel, where it is newer than those that know
+    /// GPUDirect at all.
+    pub gpudirect_efa: Option<String>,
+    /// Series that the base AMI has after an upgrade; absent where nobody looked.
+    pub series: Option<KernelSeries>,
     /// Boot loader, for people.
     pub boot_loader: String,
     /// Path of a kernel's initramfs, with `{kernel}`.
@@ -167,6 +233,33 @@ pub struct Kernel {
     pub nouveau_off: NouveauOff,
     /// How later upgrades are kept from replacing the kernel that the modules were built for.
     pub hold: Hold,
+    /// Lets processes of one user read each other's memory, where the distribution forbids it.
+    pub ptrace: Option<FileContent>,
+    /// Where a gcc of another major version than the default one comes from; absent where there is none.
+    pub compiler: Option<Compiler>,
+}
+
+/// A further gcc beside the distribution's default one, with `{major}` for its major version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compiler {
+    /// The package.
+    pub package: String,
+    /// Its program.
+    pub program: String,
+}
+
+/// Which kernel a distribution has on EC2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelSeries {
+    /// Its first two numbers, `6.1`.
+    pub version: String,
+    /// Month in which it was seen, `2026-10`.
+    pub seen: String,
+    /// Whether no upgrade brings another series.
+    #[serde(default)]
+    pub stays: bool,
 }
 
 /// Ways to add kernel arguments without touching those that are there. Each part is optional.
@@ -237,7 +330,7 @@ pub struct FileLine {
     pub line: String,
 }
 
-/// One repair of the package sources: exactly what is given is done, in the order write, replace, run.
+/// One repair of the package sources: exactly what is given is done, in the order remove, write, replace, run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repair {
@@ -249,6 +342,9 @@ pub struct Repair {
     pub why: String,
     /// What to do when it fails.
     pub hint: Option<String>,
+    /// Files that must not be there.
+    #[serde(default)]
+    pub remove: Vec<String>,
     /// Files written whole.
     #[serde(default)]
     pub write: Vec<FileContent>,
@@ -264,7 +360,7 @@ impl Distribution {
     /// Reads one distribution file. `stem` is the file's name without `.toml`.
     pub fn parse(stem: &str, text: &str) -> Result<Self> {
         let wrong = |message: String| Error::new(Class::Usage, format!("distribution file {stem}.toml: {message}"));
-        let distribution: Distribution = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let distribution: Distribution = toml::from_str(text).map_err(|error| wrong(toml_error(&error, text)))?;
         if distribution.id != stem {
             return Err(wrong(format!("its id is `{}`, which must be the file's name", distribution.id)));
         }
@@ -284,11 +380,25 @@ impl Distribution {
         }
         let lines = [&self.name, &self.ami.name, &self.ami.user, &self.ami.root_device, &self.kernel.boot_loader];
         if let Some(bad) = lines.into_iter().find(|line| line.is_empty() || line.chars().any(char::is_control)) {
-            return Err(format!("`{}` must be one line of text", bad.escape_debug()));
+            return Err(format!("`{}` must be one line of text", excerpt(bad)));
         }
-        let argvs = [&self.packages.refresh, &self.packages.upgrade, &self.packages.install, &self.packages.installed];
+        if !is_dotted(&self.ami.openssh) || !self.ami.openssh.contains('.') {
+            return Err(format!("ami.openssh is `{}`, must be two numbers such as 9.6", excerpt(&self.ami.openssh)));
+        }
+        if let Some(bad) = self.kernel.series.as_ref().filter(|series| !is_series(&series.version)) {
+            return Err(format!("kernel.series `{}` is not a kernel series such as 6.1", excerpt(&bad.version)));
+        }
+        let packages = &self.packages;
+        let argvs = [&packages.refresh, &packages.upgrade, &packages.install, &packages.installed, &packages.drivers];
         if argvs.into_iter().any(|argv| argv.is_empty()) {
-            return Err("packages.refresh, upgrade, install and installed must not be empty".into());
+            return Err("packages.refresh, upgrade, install, installed and drivers must not be empty".into());
+        }
+        if let Some(own) = self.packages.own_repository.as_ref().filter(|own| !own.file.content.contains("{url}")) {
+            return Err(format!("{} must say {{url}}, where the repository's address belongs", own.file.path));
+        }
+        let mut compiler = self.kernel.compiler.iter().flat_map(|compiler| [&compiler.package, &compiler.program]);
+        if let Some(bad) = compiler.find(|name| !name.contains("{major}")) {
+            return Err(format!("`{}` must say {{major}}, the compiler's version", excerpt(bad)));
         }
         for repair in &self.repositories {
             if !plain(&repair.id) {
@@ -297,7 +407,7 @@ impl Distribution {
             // The substitution is lowered to sed's s command with `|` between its parts.
             let parts = repair.replace.iter().flat_map(|replace| [&replace.pattern, &replace.with]);
             if let Some(bad) = parts.into_iter().find(|part| part.contains('|') || part.contains('\n')) {
-                return Err(format!("`{}` may not hold `|` or a line break", bad.escape_debug()));
+                return Err(format!("`{}` may not hold `|` or a line break", excerpt(bad)));
             }
         }
         Ok(())

@@ -1,11 +1,12 @@
 //! Owns the facts: distributions, software stacks, the EFA installer's releases, instance types and their prices, all
-//! read from data files. Knows nothing of plans or formats.
+//! read from data files.
 
 pub mod bar;
 pub mod distribution;
-pub mod efa;
-pub mod environment;
+pub mod efa_release;
 pub mod instance_type;
+pub mod nccl_env;
+pub mod nic_layout;
 pub mod price;
 pub mod stack;
 
@@ -14,13 +15,14 @@ use std::collections::BTreeMap;
 use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
+use self::bar::Bar;
+use self::distribution::{Distribution, FileContent};
+use self::instance_type::InstanceType;
+use self::nccl_env::Variable;
+use self::price::Prices;
+use self::stack::{Pins, ResolvedStack};
 use crate::error::{Class, Error, Result};
-use bar::Bar;
-use distribution::{Distribution, FileContent};
-use environment::Variable;
-use instance_type::InstanceType;
-use price::Prices;
-use stack::{Pins, Resolved};
+use crate::text::excerpt;
 
 static DISTRIBUTIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/distros");
 
@@ -56,8 +58,30 @@ pub(crate) struct InitSystem {
     /// Commands that undo `enable` before the file is removed.
     #[serde(default)]
     pub disable: Vec<Vec<String>>,
+    /// Succeeds where this init system runs.
+    pub booted: Vec<String>,
+    /// Commands after which nothing writes logs of connections, leases or a seed to the disk in this boot.
+    pub quiesce: Vec<Vec<String>>,
     /// Raises the memlock limit of services, where the init system sets one.
     pub memlock: Option<FileContent>,
+    /// How the GPUs are kept initialized.
+    pub persistence: Persistence,
+    /// Folder of files that name kernel modules to load at boot; absent where there is none.
+    pub modules_load: Option<String>,
+}
+
+/// How an init system runs NVIDIA's persistence daemon, whose program the driver brings without a unit.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Persistence {
+    /// The job or unit file.
+    pub unit: FileContent,
+    /// Commands that make it start at each boot.
+    pub enable: Vec<Vec<String>>,
+    /// Succeeds while it runs.
+    pub active: Vec<String>,
+    /// Stops it, and whatever else uses the driver, if it runs.
+    pub stop: Vec<String>,
 }
 
 impl Catalog {
@@ -75,7 +99,7 @@ impl Catalog {
             };
             distributions.push(Distribution::parse(stem, text)?);
         }
-        Catalog::new(distributions, Pins::parse("pins.toml", include_str!("pins.toml"), &Pins::default())?)
+        Catalog::new(distributions, Pins::parse("pins.toml", include_str!("data/pins.toml"), &Pins::default())?)
     }
 
     /// The same facts and the user's own stacks, from a file of the form of `pins.toml`.
@@ -88,8 +112,8 @@ impl Catalog {
     /// Refuses ids or aliases that two distributions claim, and references that lead nowhere.
     pub fn new(mut distributions: Vec<Distribution>, pins: Pins) -> Result<Self> {
         distributions.sort_by(|a, b| a.id.cmp(&b.id));
-        let init_systems: BTreeMap<String, InitSystem> = toml::from_str(include_str!("init_systems.toml"))
-            .map_err(|error| Error::new(Class::Bug, "init_systems.toml can't be read").because(error))?;
+        let init_systems: BTreeMap<String, InitSystem> = toml::from_str(include_str!("data/init_systems.toml"))
+            .map_err(|error| Error::new(Class::Bug, "init_systems.toml can't be read").with_source(error))?;
         let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
         for distribution in &distributions {
             let wrong =
@@ -107,10 +131,12 @@ impl Catalog {
                 return Err(wrong(format!("stack `{missing}` is not in the stack file")));
             }
         }
-        let (instance_types, bars) =
-            instance_type::parse(include_str!("efa_instance_types.tsv"), include_str!("instance_types.toml"))?;
-        let environment = environment::parse(include_str!("environment.toml"))?;
-        let prices = Prices::parse(include_str!("prices.toml"))?;
+        let (instance_types, bars) = instance_type::parse(
+            include_str!("data/efa_instance_types.tsv"),
+            include_str!("data/instance_types.toml"),
+        )?;
+        let environment = nccl_env::parse(include_str!("data/environment.toml"))?;
+        let prices = Prices::parse(include_str!("data/prices.toml"))?;
         Ok(Catalog { distributions, pins, instance_types, bars, environment, prices, init_systems })
     }
 
@@ -132,7 +158,7 @@ impl Catalog {
     }
 
     /// The stack with this id and its artifacts.
-    pub fn stack(&self, id: &str) -> Result<Resolved<'_>> {
+    pub fn stack(&self, id: &str) -> Result<ResolvedStack<'_>> {
         let stack = self.pins.stack.iter().find(|stack| stack.id == id).ok_or_else(|| {
             let names = self.pins.stack.iter().map(|stack| stack.id.as_str()).chain(["newest"]);
             unknown("stack", id, names, "`efa-gen stacks` lists them")
@@ -148,5 +174,5 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>, hin
         Some((likeness, other)) if likeness > 0.8 => format!(", did you mean `{other}`?"),
         _ => String::new(),
     };
-    Error::new(Class::Usage, format!("unknown {what} `{}`{guess}", name.escape_debug())).hint(hint)
+    Error::new(Class::Usage, format!("unknown {what} `{}`{guess}", excerpt(name))).hint(hint)
 }

@@ -1,11 +1,12 @@
 //! Owns what is known offline of prices: instances by the hour and disks by the month, of one region and one day. For
-//! estimates. Knows nothing of builds.
+//! estimates.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
 use crate::error::{Class, Error, Result};
+use crate::text::toml_error;
 
 /// Hours of a month, as AWS's bills count them: a year of 365 days has 8760.
 const HOURS_A_MONTH: f64 = 730.0;
@@ -40,7 +41,7 @@ pub struct Disks {
 impl Prices {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let wrong = |message: String| Error::new(Class::Bug, format!("prices.toml: {message}"));
-        let prices: Prices = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let prices: Prices = toml::from_str(text).map_err(|error| wrong(toml_error(&error, text)))?;
         match prices.hourly.iter().find(|(_, price)| !(price.is_finite() && **price > 0.0)) {
             Some((name, price)) => Err(wrong(format!("`{name}` costs {price}"))),
             None => Ok(prices),

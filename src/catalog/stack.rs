@@ -1,10 +1,12 @@
-//! Owns the software stacks and their pinned artifacts, as `pins.toml` or a file of that form states
-//! them. Knows nothing of distributions or of how anything is installed.
+//! Owns the software stacks and their pinned artifacts, as `pins.toml` or a file of that form states them.
 
 use serde::{Deserialize, Serialize};
 
 use super::distribution::EfaRange;
 use crate::error::{Class, Error, Result};
+use crate::text::{excerpt, toml_error};
+use crate::url::secret_part;
+use crate::version::is_series;
 
 /// Every pinned artifact, and the stacks that combine them.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -35,13 +37,13 @@ pub struct EfaInstaller {
     /// The tarball; its detached signature lies beside it, with `.sig` added to its name.
     pub download: Download,
     /// Who signs it; without one, its digest is all there is to check.
-    pub signer: Option<Signer>,
+    pub signer: Option<PinnedSigner>,
 }
 
 /// Whose signature a tarball bears.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Signer {
+pub struct PinnedSigner {
     /// Fingerprint of the primary key, 40 or 64 hex digits.
     pub fingerprint: String,
     /// https URL of the key. Where it comes from does not matter: the fingerprint is checked.
@@ -56,6 +58,9 @@ pub struct Download {
     pub url: String,
     /// Lower-case hex; absent if nobody published one.
     pub sha256: Option<String>,
+    /// The same of the longer digest, which is checked besides, where somebody published it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha512: Option<String>,
     /// Where the digest is published.
     pub published: String,
 }
@@ -69,6 +74,12 @@ pub struct Cuda {
     pub version: String,
     /// GPU architectures (`sm_70`) of EFA instance types that its compiler can build for.
     pub architectures: Vec<String>,
+    /// Oldest driver that programs built with it run on.
+    pub driver_min: Option<String>,
+    /// First gcc that its compiler refuses.
+    pub gcc_below: Option<String>,
+    /// Oldest glibc that its programs run on.
+    pub glibc_min: Option<String>,
     /// Free space that unpacking and installing it take, MiB.
     pub space_mib: u64,
     /// The runfile.
@@ -83,10 +94,26 @@ pub struct Driver {
     pub version: String,
     /// What a user whose build fails should know, one clause.
     pub note: Option<String>,
+    /// Oldest EFA installer whose kernel module gets GPU memory from it.
+    pub efa_min: Option<String>,
+    /// Newest kernel series that it builds for, `6.17`; absent where nobody says.
+    pub kernel_max: Option<String>,
     /// The runfile.
     pub download: Download,
     /// Fabric manager of exactly this version, for machines with an NVSwitch.
     pub fabric_manager: Option<Download>,
+    /// NVLink subnet manager that goes with this fabric manager, for machines with NVLink 5.
+    pub nvlsm: Option<Nvlsm>,
+}
+
+/// NVIDIA's NVLink subnet manager, which has versions of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nvlsm {
+    /// Version, `2025.06.5`.
+    pub version: String,
+    /// Its archive.
+    pub download: Download,
 }
 
 /// A git tree at a commit.
@@ -101,6 +128,10 @@ pub struct Source {
     pub commit: String,
     /// Where version and commit are said to belong together.
     pub published: String,
+    /// Oldest gcc that compiles it.
+    pub gcc_min: Option<String>,
+    /// First gcc that does not.
+    pub gcc_below: Option<String>,
     /// Arguments that this version's make needs besides the usual ones.
     #[serde(default)]
     pub make: Vec<String>,
@@ -116,6 +147,8 @@ pub struct Plugin {
     pub source: Option<PluginSource>,
     /// EFA installers whose libfabric it works with.
     pub efa: EfaRange,
+    /// Oldest NCCL that can load it.
+    pub nccl_min: Option<String>,
     /// Where it lies: libraries are in `lib` below (for a bundled one: in the distribution's library folder).
     pub prefix: String,
     /// Its library's file name.
@@ -166,9 +199,9 @@ impl Pins {
     /// `name` is how messages call the file; `known` is what its stacks may name besides.
     pub fn parse(name: &str, text: &str, known: &Pins) -> Result<Self> {
         let wrong = |message: String| Error::new(Class::Usage, format!("stack file {name}: {message}"));
-        let own: Pins = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let own: Pins = toml::from_str(text).map_err(|error| wrong(toml_error(&error, text)))?;
         if let Some(taken) = own.stack.iter().find(|stack| known.stack.iter().any(|other| other.id == stack.id)) {
-            return Err(wrong(format!("there is a stack `{}` already", taken.id)));
+            return Err(wrong(format!("there is a stack `{}` already", excerpt(&taken.id))));
         }
         let pins = own.in_front_of(known);
         pins.check().map_err(wrong)?;
@@ -190,21 +223,29 @@ impl Pins {
 
     fn check(&self) -> std::result::Result<(), String> {
         let fabric_managers = self.driver.iter().filter_map(|driver| driver.fabric_manager.as_ref());
+        let nvlsm = self.driver.iter().filter_map(|driver| driver.nvlsm.as_ref()).map(|nvlsm| &nvlsm.download);
         let downloads = self.cuda.iter().map(|cuda| &cuda.download).chain(self.driver.iter().map(|d| &d.download));
-        for download in downloads.chain(fabric_managers).chain(self.efa.iter().map(|efa| &efa.download)) {
+        let of_fabric = fabric_managers.chain(nvlsm);
+        for download in downloads.chain(of_fabric).chain(self.efa.iter().map(|efa| &efa.download)) {
             check_https(&download.url)?;
             if let Some(bad) = download.sha256.as_ref().filter(|hex| !is_hex(hex, 64)) {
-                return Err(format!("`{bad}` is not a SHA-256 (64 lower-case hex digits)"));
+                return Err(format!("`{}` is not a SHA-256 (64 lower-case hex digits)", excerpt(bad)));
+            }
+            if let Some(bad) = download.sha512.as_ref().filter(|hex| !is_hex(hex, 128)) {
+                return Err(format!("`{}` is not a SHA-512 (128 lower-case hex digits)", excerpt(bad)));
+            }
+        }
+        for driver in &self.driver {
+            if let Some(bad) = driver.kernel_max.as_ref().filter(|series| !is_series(series)) {
+                let message = format!("kernel_max `{}` of driver {}", excerpt(bad), excerpt(&driver.version));
+                return Err(format!("{message} is not a kernel series such as 6.17"));
             }
         }
         for signer in self.efa.iter().filter_map(|efa| efa.signer.as_ref()) {
             check_https(&signer.key)?;
             let hex = signer.fingerprint.to_ascii_lowercase();
             if !is_hex(&hex, 40) && !is_hex(&hex, 64) {
-                return Err(format!(
-                    "`{}` is not a fingerprint (40 or 64 hex digits)",
-                    signer.fingerprint.escape_debug()
-                ));
+                return Err(format!("`{}` is not a fingerprint (40 or 64 hex digits)", excerpt(&signer.fingerprint)));
             }
         }
         let plugins = self.plugin.iter().filter_map(|plugin| plugin.source.as_ref());
@@ -212,23 +253,24 @@ impl Pins {
         for (url, commit) in trees.chain(plugins.map(|source| (&source.url, &source.commit))) {
             check_https(url)?;
             if !is_hex(commit, 40) {
-                return Err(format!("`{commit}` is not a commit (40 lower-case hex digits)"));
+                return Err(format!("`{}` is not a commit (40 lower-case hex digits)", excerpt(commit)));
             }
         }
         for stack in &self.stack {
             let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
             if stack.id.is_empty() || !stack.id.chars().all(plain) || stack.id == "newest" {
-                return Err(format!("stack id `{}` must be letters, digits, `.`, `_`, `-`", stack.id.escape_debug()));
+                return Err(format!("stack id `{}` must be letters, digits, `.`, `_`, `-`", excerpt(&stack.id)));
             }
-            self.resolve(stack)
-                .map_err(|missing| format!("stack `{}` names {missing}, which is not in the file", stack.id))?;
+            self.resolve(stack).map_err(|missing| {
+                format!("stack `{}` names {missing}, which is not in the file", excerpt(&stack.id))
+            })?;
         }
         Ok(())
     }
 
     /// The artifacts that a stack names, or which one is missing.
-    pub(crate) fn resolve<'a>(&'a self, stack: &'a Stack) -> std::result::Result<Resolved<'a>, String> {
-        Ok(Resolved {
+    pub(crate) fn resolve<'a>(&'a self, stack: &'a Stack) -> std::result::Result<ResolvedStack<'a>, String> {
+        Ok(ResolvedStack {
             stack,
             cuda: find(&self.cuda, "CUDA", &stack.cuda, |cuda| &cuda.version)?,
             driver: find(&self.driver, "driver", &stack.driver, |driver| &driver.version)?,
@@ -250,12 +292,12 @@ fn find<'a, T>(
     version: &str,
     version_of: impl Fn(&T) -> &String,
 ) -> std::result::Result<&'a T, String> {
-    known.iter().find(|item| version_of(item) == version).ok_or_else(|| format!("{kind} {version}"))
+    known.iter().find(|item| version_of(item) == version).ok_or_else(|| format!("{kind} {}", excerpt(version)))
 }
 
 /// A stack with its artifacts looked up.
 #[derive(Debug, Clone, Copy)]
-pub struct Resolved<'a> {
+pub struct ResolvedStack<'a> {
     /// The stack itself.
     pub stack: &'a Stack,
     /// CUDA.
@@ -272,9 +314,21 @@ pub struct Resolved<'a> {
 
 fn check_https(url: &str) -> std::result::Result<(), String> {
     if url.starts_with("https://") && !url.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Ok(());
+        return match secret_part(url) {
+            None => Ok(()),
+            Some(part) => Err(format!("a URL has {part}, which every script and image would show: {}", shown(url))),
+        };
     }
-    Err(format!("`{}` is not an https URL", url.escape_debug()))
+    Err(format!("`{}` is not an https URL", excerpt(url)))
+}
+
+/// Which URL it is, without what may be secret of it: nothing, where that can't be told.
+fn shown(url: &str) -> String {
+    let (query, user) = (url.find(['?', '#']).unwrap_or(url.len()), url.rfind('@'));
+    match user {
+        Some(user) if user > query => "(it is not shown)".to_owned(),
+        _ => excerpt(&url[user.map_or(0, |at| at.saturating_add(1))..query]),
+    }
 }
 
 /// Whether this is `digits` lower-case hex digits.

@@ -1,4 +1,4 @@
-//! Owns the output of `fi_info`: whether a host has EFA, and how many NICs. Knows nothing of hosts.
+//! Owns the output of `fi_info`: whether a host has EFA, and how many NICs.
 //!
 //! Blocks of `provider, fabric, domain, version, type, protocol` (ofiwg/libfabric `util/info.c`); indentation may be lost,
 //! and mpirun may tag lines. Failure goes to standard error: `fi_getinfo: -61`, from 1.19 on `(No data available)` after
@@ -6,8 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use super::line::bare;
-use super::text::{clean, holds};
+use super::log::bytes::holds;
+use super::log::line::bare;
+use crate::text::clean;
 
 /// What `fi_info` says of one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,20 +1,31 @@
-//! Owns the closed vocabulary of a plan: what a step can do, and what it can check. Knows nothing of
-//! shells; `render::shell` lowers each of these, and nobody else writes shell.
+//! Owns the closed vocabulary of a plan: what a step can do, and what it can check.
 
 use serde::Serialize;
 
-use super::word::Word;
+use super::argument::Argument;
 
 /// Something a step does. Every action can be done again without harm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum Action {
     /// Runs a command; its exit status must be 0.
-    Run(Run),
+    Run(GuestCommand),
     /// Waits until nobody holds any of these lock files.
     WaitForLocks {
         /// Lock files.
         files: Vec<String>,
+    },
+    /// Masks and stops units of the init system, and remembers those that it masked.
+    MaskUnits {
+        /// Units; one that is not there, or is masked already, is left alone.
+        units: Vec<String>,
+    },
+    /// Unmasks what [`Action::MaskUnits`] masked.
+    UnmaskUnits,
+    /// Stops what uses an NVIDIA driver that is there already.
+    FreeDriver {
+        /// The command.
+        stop: Vec<String>,
     },
     /// Waits until cloud-init has finished this boot, if the machine has it.
     WaitForCloudInit {
@@ -63,6 +74,9 @@ pub enum Action {
         url: String,
         /// Lower-case hex.
         sha256: String,
+        /// Lower-case hex, checked besides.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sha512: Option<String>,
         /// Absolute path.
         path: String,
     },
@@ -72,6 +86,8 @@ pub enum Action {
         archive: String,
         /// Absolute path of the folder, which is emptied first.
         dir: String,
+        /// Whether the one folder that the archive holds is left out: what is in it goes to the folder itself.
+        strip: bool,
     },
     /// Clones a repository and checks out one commit, compared afterwards.
     Checkout {
@@ -87,29 +103,80 @@ pub enum Action {
         /// Globs of absolute paths.
         paths: Vec<String>,
     },
-    /// Empties files and keeps them.
+    /// Takes a key out of rpm's database, where there is one, and sees that it is gone.
+    ForgetKey {
+        /// Fingerprint of the primary key, upper-case hex.
+        fingerprint: String,
+    },
+    /// Empties files, keeps them, and sees that nothing is in them.
     Empty {
         /// Globs of absolute paths; a folder stands for every file below it.
         paths: Vec<String>,
     },
+    /// Removes what these globs name below every home on this machine's disk, and of its `.ssh` see [`Action::StripSsh`].
+    RemoveFromHomes {
+        /// Glob of homes besides those that passwd names.
+        homes: String,
+        /// Globs relative to a home.
+        paths: Vec<String>,
+    },
+    /// Empties every `.ssh` but for its configuration, and takes a cluster's block out of that.
+    StripSsh {
+        /// Glob of homes besides those that passwd names.
+        homes: String,
+    },
+    /// Removes swap files; what fstab names is made anew instead.
+    RemoveSwap {
+        /// Absolute path of fstab.
+        fstab: String,
+        /// Globs of absolute paths.
+        files: Vec<String>,
+    },
+    /// Writes into a file, if it is there, what makes the next boot fill it anew.
+    Renew {
+        /// Absolute path.
+        path: String,
+        /// What it holds then.
+        content: String,
+    },
+    /// Runs a command that keeps something from writing, if the machine has booted; a chroot has no services.
+    Quiesce {
+        /// Succeeds where the machine's init system runs.
+        booted: Vec<String>,
+        /// The command.
+        argv: Vec<String>,
+    },
+    /// Finds the compiler of the running kernel, installs it where it is not the default one, and links it.
+    KernelCompiler {
+        /// What names the kernel's compiler, `/proc/version`.
+        version: String,
+        /// Absolute path of the link.
+        link: String,
+        /// Package and program of another gcc, with `{major}`.
+        other: Option<(String, String)>,
+        /// Command to which the package is appended.
+        install: Vec<String>,
+    },
+    /// Replaces the script on the machine by its digest and the plan's.
+    LeaveDigest,
     /// Runs all_reduce_perf on every GPU of this machine and judges its log, not its exit status.
     NcclTest {
         /// The command, with `{gpus}` where the count belongs.
-        argv: Vec<Word>,
+        argv: Vec<Argument>,
         /// Host file that the command names, written whole.
         hostfile: String,
         /// Seconds after which it has hung.
         timeout_s: u32,
     },
     /// Checks something and fails the step if it does not hold.
-    Assert(Check),
+    Assert(Assertion),
 }
 
 /// A command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Run {
+pub struct GuestCommand {
     /// Program and arguments.
-    pub argv: Vec<Word>,
+    pub argv: Vec<Argument>,
     /// Working directory, absolute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dir: Option<String>,
@@ -120,11 +187,11 @@ pub struct Run {
     pub packages: bool,
 }
 
-impl Run {
+impl GuestCommand {
     /// A command tried once, in no particular folder. Words are templates (`{kernel}`, `{jobs}`).
     pub fn new<S: AsRef<str>>(argv: impl IntoIterator<Item = S>) -> Self {
-        Run {
-            argv: argv.into_iter().map(|word| Word::template(word.as_ref())).collect(),
+        GuestCommand {
+            argv: argv.into_iter().map(|word| Argument::template(word.as_ref())).collect(),
             dir: None,
             environment: Vec::new(),
             packages: false,
@@ -150,8 +217,8 @@ impl Run {
     }
 }
 
-impl From<Run> for Action {
-    fn from(run: Run) -> Self {
+impl From<GuestCommand> for Action {
+    fn from(run: GuestCommand) -> Self {
         Action::Run(run)
     }
 }
@@ -159,8 +226,8 @@ impl From<Run> for Action {
 /// Something that must hold on the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "check", rename_all = "kebab-case")]
-pub enum Check {
-    /// `/etc/os-release` and `uname -m` say this.
+pub enum Assertion {
+    /// `/etc/os-release` and `uname` say this.
     System {
         /// `ID`.
         id: String,
@@ -168,6 +235,9 @@ pub enum Check {
         version: String,
         /// `uname -m`.
         machine: String,
+        /// What `uname -r` begins with, if that matters.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        kernel: Option<String>,
     },
     /// The root file system has this much free space.
     FreeSpace {
@@ -176,22 +246,41 @@ pub enum Check {
     },
     /// The running kernel is the newest that is installed.
     NewestKernel,
+    /// The newest kernel that is installed is one that the driver builds for.
+    DriverKernel {
+        /// Driver version.
+        driver: String,
+        /// Newest series that it builds for.
+        max: String,
+    },
     /// Each package is installed.
     Installed {
         /// Query to which one package is appended.
         query: Vec<String>,
         /// Packages.
-        packages: Vec<Word>,
+        packages: Vec<Argument>,
     },
     /// A file or folder exists.
     Exists {
         /// Absolute path.
-        path: Word,
+        path: Argument,
     },
-    /// None of what these globs name exists, or what exists is empty.
+    /// None of what these globs name exists, or what exists is empty: a folder, when no file below it holds anything.
     Gone {
         /// Globs of absolute paths.
         paths: Vec<String>,
+    },
+    /// The same below every home.
+    GoneFromHomes {
+        /// Glob of homes besides those that passwd names.
+        homes: String,
+        /// Globs relative to a home.
+        paths: Vec<String>,
+    },
+    /// Every `.ssh` holds its configuration alone, without a cluster's block.
+    SshStripped {
+        /// Glob of homes besides those that passwd names.
+        homes: String,
     },
     /// A file contains this text.
     Contains {
@@ -203,7 +292,7 @@ pub enum Check {
     /// A command succeeds and prints this text.
     Prints {
         /// The command.
-        argv: Vec<Word>,
+        argv: Vec<Argument>,
         /// The text.
         text: String,
     },
@@ -222,6 +311,42 @@ pub enum Check {
         /// Driver version.
         driver: String,
     },
+    /// The nvidia module of the running kernel, and the loaded one if there is one, are of this flavour.
+    ModuleFlavour {
+        /// `open` or `proprietary`.
+        flavour: String,
+        /// What `modinfo` says of such a module's license.
+        license: String,
+    },
+    /// A query lists no package.
+    NoPackages {
+        /// Command that prints one package a line.
+        query: Vec<String>,
+    },
+    /// If the machine has NVIDIA GPUs: their persistence daemon runs, and each is in persistence mode.
+    Persistence {
+        /// Succeeds while the daemon runs.
+        active: Vec<String>,
+    },
+    /// If NVSwitches connect the machine's GPUs: the fabric manager runs, and each GPU is registered with the fabric.
+    Fabric {
+        /// PCI device ids of GPUs with NVLink 5, whose NVSwitches are no devices of their own.
+        nvlink5: Vec<String>,
+    },
+    /// If the machine has NVIDIA GPUs: a CUDA context can be made on each.
+    CudaContexts {
+        /// Absolute path of the program that makes them.
+        program: String,
+    },
+    /// If the machine has NVIDIA GPUs and EFA devices: EFA's module has found the GPU driver that gives it their memory.
+    PeerToPeer,
+    /// If the machine has EFA devices: as many huge pages are reserved as EFA's buffers take.
+    HugePages {
+        /// Absolute path of what reserves them at boot; without it, what is there is told and nothing is asked.
+        reserve: String,
+    },
+    /// A process may read the memory of others of its user.
+    PtraceScope,
     /// If the machine has EFA devices: fi_info finds provider efa on them.
     EfaDevices {
         /// Absolute path of fi_info.

@@ -1,5 +1,4 @@
-//! Owns the cloud-init user-data: the script packed into it, and EC2's size limit. Knows nothing of what
-//! the script does.
+//! Owns the cloud-init user-data: the script as text in it, the whole compressed for EC2, and EC2's size limit.
 
 use std::io::Write;
 use std::sync::LazyLock;
@@ -9,9 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use flate2::{Compression, GzBuilder};
 use serde::Serialize;
 
-use super::template::Template;
 use crate::error::{Class, Error, Result};
-use crate::plan::{LOG_DIR, Plan, STATE_DIR};
+use crate::plan::{Plan, STATE_DIR};
+use crate::template::Template;
 
 /// EC2's limit on user-data, bytes before its own base64 (AWS EC2 User Guide, "Run commands at launch").
 const LIMIT: usize = 16384;
@@ -21,43 +20,71 @@ static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
 });
 
 #[derive(Serialize)]
-struct View<'a> {
+struct CloudInitView<'a> {
     title: String,
     version: &'static str,
     digest: &'a str,
     limit: usize,
-    log_dir: &'static str,
     state_dir: &'static str,
-    payload: &'a str,
+    packed: bool,
+    content: String,
 }
 
-pub(super) fn render(plan: &Plan, digest: &str, script: &str) -> Result<String> {
-    let payload = pack(script)?;
-    let view = View {
+/// The user-data as people read it, and the same as EC2 takes it.
+pub(crate) fn render(plan: &Plan, digest: &str, script: &str) -> Result<(String, Vec<u8>)> {
+    let packed = !is_plain(script);
+    let view = CloudInitView {
         title: format!("EFA + NCCL on {}, stack {}, installed at first boot", plan.distribution_name, plan.stack),
         version: env!("CARGO_PKG_VERSION"),
         digest,
         limit: LIMIT,
-        log_dir: LOG_DIR,
         state_dir: STATE_DIR,
-        payload: &payload,
+        packed,
+        content: indented(&if packed { STANDARD.encode(gzip(script)?) } else { script.to_owned() }),
     };
     let text = TEMPLATE.fill(&view)?;
-    if text.len() > LIMIT {
-        let message = format!("the user-data takes {} bytes, {} more than EC2 allows", text.len(), text.len() - LIMIT);
-        return Err(Error::new(Class::Plan, message).hint(
-            "shorten --extra-script, or let it download what it needs; the script and Packer formats have no limit",
-        ));
-    }
-    Ok(text)
+    let compressed = compressed_user_data(&text).map_err(|error| {
+        error.hint(
+            "shorten --extra-script, leave out --test or --check-signatures, or take --format script or packer, which have no limit",
+        )
+    })?;
+    Ok((text, compressed))
 }
 
-/// gzip without name and time, so that the same script always gives the same bytes.
-fn pack(script: &str) -> Result<String> {
-    let failed = |error| Error::new(Class::Bug, "the script can't be compressed").because(error);
+/// User-data as EC2 is given it: cloud-init of every version takes gzip. Fails if it is longer than EC2 allows.
+pub fn compressed_user_data(text: &str) -> Result<Vec<u8>> {
+    let bytes = gzip(text)?;
+    let length = bytes.len();
+    if length <= LIMIT {
+        return Ok(bytes);
+    }
+    let excess = length - LIMIT;
+    let message = format!("the user-data takes {length} bytes compressed, {excess} more than EC2 allows ({LIMIT})");
+    Err(Error::new(Class::Plan, message))
+}
+
+/// Without name and time, so that the same text always gives the same bytes.
+fn gzip(text: &str) -> Result<Vec<u8>> {
+    let failed = |error| Error::new(Class::Bug, "the user-data can't be compressed").with_source(error);
     let mut gzip = GzBuilder::new().write(Vec::new(), Compression::best());
-    gzip.write_all(script.as_bytes()).map_err(failed)?;
-    Ok(STANDARD.encode(gzip.finish().map_err(failed)?))
+    gzip.write_all(text.as_bytes()).map_err(failed)?;
+    gzip.finish().map_err(failed)
+}
+
+/// Whether every cloud-init writes exactly this text when it stands in a block scalar. YAML reads CR and U+0085 as line feeds;
+/// PyYAML before 5.1 refuses characters beyond U+FFFF, cloud-init 0.7.6 those beyond ASCII; blanks at the beginning would
+/// count as indentation, and of several line breaks at the end one stays.
+fn is_plain(text: &str) -> bool {
+    text.chars().all(|c| matches!(c, '\t' | '\n' | ' '..='~'))
+        && text.starts_with(|c: char| c.is_ascii_graphic())
+        && text.ends_with('\n')
+        && !text.ends_with("\n\n")
+}
+
+/// As the lines of a block scalar below `content:`; those that are empty stay so.
+fn indented(text: &str) -> String {
+    let line = |line: &str| if line.is_empty() { String::new() } else { format!("   {line}") };
+    text.trim_end_matches('\n').split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Values stand in comments and plain scalars: whatever could end either is refused.

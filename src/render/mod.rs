@@ -1,15 +1,13 @@
-//! Owns the formats: one plan in, text out. Each format is one module and one template folder of the same
-//! name; templates loop and fill, nothing more. Knows plans, not how they came about.
+//! Owns the formats: one plan in, text out. Each format is one module and one template folder of the same name;
+//! templates fill, and decide nothing.
 
-pub mod builder;
+pub mod actions;
 mod cloud_init;
-mod helpers;
-mod packer;
-pub mod report;
+mod library;
+pub mod packer;
 mod script;
-pub mod shell;
-pub mod slurm;
-mod template;
+
+pub use cloud_init::compressed_user_data;
 
 use crate::error::Result;
 use crate::plan::Plan;
@@ -17,7 +15,7 @@ use crate::plan::Plan;
 /// Grammar of the Packer template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PackerGrammar {
-    /// What 1.6.6 and every Packer since take.
+    /// What 1.6.6 and every Packer since take; not for every distribution, see [`packer::check_login`].
     Common,
     /// What Packer 1.7 and newer know besides.
     Newest,
@@ -28,7 +26,7 @@ pub enum PackerGrammar {
 pub enum Format {
     /// Self-contained bash script.
     Script,
-    /// cloud-init user-data that carries the script.
+    /// cloud-init user-data that carries the script, as text and compressed for EC2.
     CloudInit,
     /// Packer HCL2, used beside the script.
     Packer(PackerGrammar),
@@ -39,10 +37,19 @@ pub enum Format {
 pub struct File {
     /// Its usual name.
     pub name: &'static str,
-    /// Its text.
+    /// Its text, uncompressed.
     pub text: String,
+    /// The text compressed, where that is what the file holds.
+    pub compressed: Option<Vec<u8>>,
     /// Whether it is a program.
     pub executable: bool,
+}
+
+impl File {
+    /// What the file holds.
+    pub fn bytes(&self) -> &[u8] {
+        self.compressed.as_deref().unwrap_or(self.text.as_bytes())
+    }
 }
 
 impl Format {
@@ -52,10 +59,11 @@ impl Format {
     }
 }
 
-/// Renders the plan to these formats, one file each; Packer's newest grammar has a second one, right after the
-/// first. Fails if a result would not fit where it must, or with [`crate::error::Class::Bug`] if a template is wrong.
+/// Renders the plan to these formats, one file each; user-data and Packer's newest grammar have a second one, right after
+/// the first. Fails if a result would not fit where it must, if Packer of that grammar can't log in to the machine, or with
+/// [`crate::error::Class::Bug`] if a template is wrong.
 pub fn render(plan: &Plan, formats: &[Format]) -> Result<Vec<File>> {
-    let file = |name, text, executable| File { name, text, executable };
+    let file = |name, text, executable| File { name, text, compressed: None, executable };
     // Once for all: it is the hash of the whole plan.
     let digest = plan.digest();
     let script = script::render(plan, &digest)?;
@@ -64,11 +72,10 @@ pub fn render(plan: &Plan, formats: &[Format]) -> Result<Vec<File>> {
         match format {
             Format::Script => files.push(file("install.sh", script.clone(), true)),
             Format::CloudInit => {
-                files.push(file(
-                    "user-data.yaml",
-                    cloud_init::render(plan, &digest, &script::render_bare(plan, &digest)?)?,
-                    false,
-                ));
+                let (text, bytes) = cloud_init::render(plan, &digest, &script::render_bare(plan, &digest)?)?;
+                let compressed = Some(bytes);
+                files.push(file("user-data.yaml", text.clone(), false));
+                files.push(File { name: "user-data.yaml.gz", text, compressed, executable: false });
             }
             Format::Packer(grammar) => {
                 files.push(file("image.pkr.hcl", packer::render(plan, &digest, &script, *grammar)?, false));

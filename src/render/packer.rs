@@ -1,5 +1,4 @@
-//! Owns the Packer template: HCL text, its escaping, and which grammar knows what. Knows nothing of what
-//! the stages do: the script beside it does the work, stage by stage.
+//! Owns the Packer template: HCL text, its escaping, and which grammar knows what.
 
 use std::io::Write;
 use std::sync::LazyLock;
@@ -8,53 +7,42 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::PackerGrammar;
-use super::template::Template;
-use crate::error::Result;
-use crate::plan::{Base, LOG_DIR, Plan, STATE_DIR, Then, When};
+use crate::error::{Class, Error, Result};
+use crate::plan::{BaseImage, LOG_DIR, Plan, STATE_DIR, Stage, Then, When, tags};
+use crate::template::Template;
+use crate::text::hex;
+use crate::version::at_least;
 
-/// A fragment of the template folder, by name.
-macro_rules! fragment {
-    ($name:literal) => {
-        include_str!(concat!("../../templates/packer/", $name))
-    };
-}
-
-static TEMPLATE: LazyLock<Template> =
-    LazyLock::new(|| Template::new("packer/image.pkr.hcl", fragment!("image.pkr.hcl"), escape));
+static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
+    Template::new("packer/image.pkr.hcl", include_str!("../../templates/packer/image.pkr.hcl"), escape)
+});
 
 #[derive(Serialize)]
-struct View<'a> {
+struct PackerView<'a> {
     title: String,
     version: &'static str,
     digest: &'a str,
-    how_to: Vec<&'static str>,
-    required_version: &'static str,
-    ssh_cidrs: SshCidrs,
-    more_variables: &'static str,
-    more_source: String,
-    more_filter: &'static str,
-    source_ami_note: &'static str,
-    on_error: &'static str,
+    /// Packer 1.7 and newer.
+    newest: bool,
+    /// What Packer 1.6 takes as well.
+    common: bool,
+    /// The oldest Packer that takes it.
+    required: &'static str,
+    /// What this grammar does without, a sentence each.
+    left_out: Vec<&'static str>,
+    /// Whether the guest's cloud-init knows IMDSv2, so that nothing else need be answered.
+    imds_required: bool,
     ami_name: String,
     description: String,
     tags: Vec<Tag>,
-    base: &'a Base,
+    base: &'a BaseImage,
     owners: String,
     root_gib: u64,
     state_dir: &'static str,
+    log_dir: &'static str,
     script_sha256: String,
     stage_count: usize,
-    stages: Vec<StageView>,
-}
-
-/// The variable for the addresses that may reach the builder.
-#[derive(Serialize)]
-struct SshCidrs {
-    description: &'static str,
-    /// At most one value.
-    default: &'static [&'static str],
-    /// A first condition with its `&&`, or nothing.
-    needed: &'static str,
+    stages: Vec<PackerStageView<'a>>,
 }
 
 #[derive(Serialize)]
@@ -64,125 +52,106 @@ struct Tag {
 }
 
 #[derive(Serialize)]
-struct StageView {
+struct PackerStageView<'a> {
     number: usize,
-    title: String,
-    command: String,
+    id: &'a str,
+    title: &'a str,
     reboots: bool,
-    exit_codes: &'static str,
-    barrier: Vec<&'static str>,
 }
 
-pub(super) fn render(plan: &Plan, digest: &str, script: &str, grammar: PackerGrammar) -> Result<String> {
+pub(crate) fn render(plan: &Plan, digest: &str, script: &str, grammar: PackerGrammar) -> Result<String> {
+    check_login(plan, grammar)?;
     let newest = grammar == PackerGrammar::Newest;
     let title = format!("EFA + NCCL image of {}, stack {}", plan.distribution_name, plan.stack);
-    let view = View {
+    let view = PackerView {
         version: env!("CARGO_PKG_VERSION"),
         digest,
-        how_to: how_to(newest),
-        required_version: if newest { ">= 1.7.0" } else { ">= 1.6.0" },
-        ssh_cidrs: ssh_cidrs(newest),
-        more_variables: if newest { fragment!("variables-1.7.hcl") } else { "" },
-        more_source: more_source(plan, newest),
-        more_filter: if newest { "\n    include_deprecated = true\n" } else { "" },
-        source_ami_note: if newest {
-            ""
-        } else {
-            " Packer before 1.8 finds no deprecated AMIs: then it must be given."
-        },
-        on_error: if newest { fragment!("on-error-1.7.hcl") } else { "" },
+        newest,
+        common: !newest,
+        required: if newest { "1.7.0" } else { "1.6.6" },
+        left_out: imds_note(plan, grammar).into_iter().chain(LEFT_OUT).collect(),
+        imds_required: plan.base.imdsv2,
         ami_name: format!("efa-gen-{}-{}-{}", plan.distribution, plan.stack, &digest[..12]),
         description: format!("{title}, made by efa-gen"),
         title,
-        tags: tags(plan, digest),
+        tags: tag_lines(plan, digest),
         base: &plan.base,
         owners: plan.base.owners.iter().map(|owner| string(owner)).collect::<Vec<_>>().join(", "),
         root_gib: plan.base.root_gib,
         state_dir: STATE_DIR,
+        log_dir: LOG_DIR,
         script_sha256: hex(&Sha256::digest(script)),
         stage_count: plan.stages.len(),
-        stages: stages(plan, newest),
+        stages: stages(plan),
     };
     TEMPLATE.fill(&view)
 }
 
+/// What Packer 1.6 does not know besides IMDSv2 (hashicorp/packer@v1.6.6, builder/amazon/common/*_config.go,
+/// block_device.go; hcl2template/types.build.go), and what follows.
+const LEFT_OUT: [&str; 7] = [
+    "temporary_key_pair_type: the login key is RSA, and Packer before 1.8.1 signs with SHA-1",
+    "associate_public_ip_address = false: the builder has a public address where its subnet gives one",
+    "capacity_reservation_id, capacity_reservation_group_arn: the builder takes what reservation is open to it",
+    "ami_org_arns, ami_ou_arns: the image is shared with accounts alone",
+    "deprecate_at, deregistration_protection: the image is neither deprecated nor protected",
+    "temporary_security_group_source_public_ip, include_deprecated: ssh_cidrs must be given, and source_ami at times",
+    "error-cleanup-provisioner: each stage shows the log when it fails",
+];
+
+/// From this version on OpenSSH refuses RSA signatures made with SHA-1 (release notes of OpenSSH 8.8).
+const REFUSES_SHA1: &str = "8.8";
+
+/// Whether a Packer that this grammar is for can log in to the machine: Packer before 1.8.1 makes RSA keys and signs with SHA-1
+/// (hashicorp/packer#11733), while newer grammar has it make ed25519 keys.
+///
+/// Errors: [`Class::Plan`] if the machine's OpenSSH refuses that.
+pub fn check_login(plan: &Plan, grammar: PackerGrammar) -> Result<()> {
+    let openssh = &plan.base.openssh;
+    if grammar == PackerGrammar::Newest || !at_least(openssh, REFUSES_SHA1) {
+        return Ok(());
+    }
+    let message = format!(
+        "Packer 1.6 can't log in to {}: it signs with SHA-1, which OpenSSH {REFUSES_SHA1} and newer refuse, and this one is \
+         {openssh}",
+        plan.distribution_name
+    );
+    Err(Error::new(Class::Plan, message).hint(
+        "use Packer 1.7 or newer, and its template (--packer 1.7, the default): there the login key is an ed25519 one",
+    ))
+}
+
+/// What users should know of a grammar that can't require IMDSv2 where the distribution could do with it alone.
+pub fn imds_note(plan: &Plan, grammar: PackerGrammar) -> Option<&'static str> {
+    (grammar == PackerGrammar::Common && plan.base.imdsv2).then_some(
+        "imds_support, metadata_options: IMDSv2 is not required, so the builder and the image's instances answer IMDSv1, too",
+    )
+}
+
 /// The file that Packer 1.10 and newer need besides, and 1.6 refuses.
-pub(super) fn plugins() -> String {
-    fragment!("plugins.pkr.hcl").to_owned()
-}
-
-fn how_to(newest: bool) -> Vec<&'static str> {
-    if newest {
-        return vec!["packer init .     once", "packer build .    (options: packer inspect .)"];
-    }
-    vec!["packer build -var 'ssh_cidrs=[\"YOUR.ADDRESS/32\"]' image.pkr.hcl    (options: packer inspect image.pkr.hcl)"]
-}
-
-/// From 1.7 on an empty list is the caller's own address; before, it is the whole Internet.
-fn ssh_cidrs(newest: bool) -> SshCidrs {
-    if newest {
-        return SshCidrs {
-            description: "Addresses that may reach the builder by SSH, for example 203.0.113.7/32; empty for the address \
-                          you call from, which must be a public one: give the private range for ssh_interface = private_ip.",
-            default: &["[]"],
-            needed: "",
-        };
-    }
-    SshCidrs {
-        description: "Addresses that may reach the builder by SSH, for example 203.0.113.7/32. Required: Packer's default \
-                      is the whole Internet.",
-        default: &[],
-        needed: "length(var.ssh_cidrs) > 0 && ",
-    }
-}
-
-fn more_source(plan: &Plan, newest: bool) -> String {
-    if !newest {
-        return String::new();
-    }
-    let imds = if plan.base.imdsv2 { fragment!("imds-1.7.hcl") } else { fragment!("imds-optional-1.7.hcl") };
-    format!("{}{imds}", fragment!("source-1.7.hcl"))
+pub(crate) fn plugins() -> String {
+    include_str!("../../templates/packer/plugins.pkr.hcl").to_owned()
 }
 
 /// Names, versions and digests as tags, keys padded as `packer fmt` wants them.
-fn tags(plan: &Plan, digest: &str) -> Vec<Tag> {
-    let mut pairs = vec![
-        ("efa-gen:version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-        ("efa-gen:plan".to_owned(), digest.to_owned()),
-        ("efa-gen:distribution".to_owned(), plan.distribution.clone()),
-        ("efa-gen:stack".to_owned(), plan.stack.clone()),
-    ];
-    for component in &plan.components {
-        pairs.push((format!("efa-gen:{}", component.name), component.version.clone()));
-    }
+fn tag_lines(plan: &Plan, digest: &str) -> Vec<Tag> {
+    let of_plan = tags::of_plan(plan, digest).into_iter().map(|(key, value)| (key.to_owned(), value));
+    let components = plan.components.iter();
+    let components = components.map(|component| (tags::of_component(component.name), component.version.clone()));
+    let pairs: Vec<(String, String)> = of_plan.into_iter().chain(components).collect();
     let width = pairs.iter().map(|(key, _)| string(key).len()).max().unwrap_or(0);
     pairs.iter().map(|(key, value)| Tag { key: format!("{:width$}", string(key)), value: string(value) }).collect()
 }
 
-fn stages(plan: &Plan, newest: bool) -> Vec<StageView> {
-    let view = |(index, stage): (usize, &crate::plan::Stage)| {
-        let run = format!("sudo /bin/bash {STATE_DIR}/install.sh --stage {}", stage.id);
-        let reboots = stage.then == Then::Reboot;
-        // Before 1.7 nothing can fetch a file after a failure, so the log goes into Packer's own output.
-        let command =
-            if newest { run } else { format!("{run} || {{ code=$?; sudo cat {LOG_DIR}/install.log; exit $code; }}") };
-        let barrier = "Passes on the new boot only; on the old one it is cut off with the connection and tried again.";
-        StageView {
-            number: index + 1,
-            title: stage.title.clone(),
-            command,
-            reboots,
-            // A shutdown may end the shell by SIGTERM before the connection goes.
-            exit_codes: if reboots { "[0, 143]" } else { "[0]" },
-            barrier: if reboots { vec![barrier] } else { Vec::new() },
-        }
-    };
+fn stages(plan: &Plan) -> Vec<PackerStageView<'_>> {
     // What needs GPUs and EFA devices can't be run here: Packer can give its builder no EFA.
-    plan.stages.iter().enumerate().filter(|(_, stage)| stage.run != When::Target).map(view).collect()
+    let stages = plan.stages.iter().enumerate().filter(|(_, stage)| stage.run != When::Target);
+    stages.map(|(index, stage)| stage_view(index, stage)).collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn stage_view(index: usize, stage: &Stage) -> PackerStageView<'_> {
+    let reboots = stage.then == Then::Reboot;
+    PackerStageView { number: index + 1, id: stage.id, title: &stage.title, reboots }
 }
 
 /// Text as an HCL string literal.

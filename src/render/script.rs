@@ -1,21 +1,23 @@
-//! Owns the view of a plan that `templates/script` fills. Knows nothing of quoting; `shell` does that.
+//! Owns the view of a plan that `templates/script` fills.
 
 use std::io::Write;
 use std::sync::LazyLock;
 
 use serde::Serialize;
 
-use super::helpers::{self, Helper};
-use super::shell;
-use super::template::Template;
+use super::actions;
+use super::library::{Library, library};
 use crate::error::Result;
 use crate::plan::{Component, LOG_DIR, Plan, STATE_DIR, Stage, Step, Then, When};
+use crate::shell::quote;
+use crate::template::Template;
 
 #[derive(Serialize)]
-struct View<'a> {
+struct ScriptView<'a> {
     title: String,
     version: &'static str,
     digest: &'a str,
+    library: Library,
     components: Vec<String>,
     notes: Vec<String>,
     state_dir: &'static str,
@@ -50,54 +52,55 @@ struct StepView<'a> {
     id: String,
     title: &'a str,
     function: String,
-    hint: &'a str,
+    hint: Option<&'a str>,
     comment: String,
     body: String,
 }
 
 const TEXT: &str = include_str!("../../templates/script/install.sh");
-static FULL: LazyLock<Form> = LazyLock::new(|| Form::new(TEXT));
-static BARE: LazyLock<Form> = LazyLock::new(|| Form::new(&without_comments(TEXT)));
-
-/// The template, and those of its functions that a script may do without.
-struct Form {
-    template: Template,
-    helpers: Vec<Helper>,
-}
-
-impl Form {
-    fn new(text: &str) -> Self {
-        Form { template: Template::new("script/install.sh", text, escape), helpers: helpers::of(text) }
-    }
-}
+static FULL: LazyLock<Template> = LazyLock::new(|| Template::new(NAME, TEXT, escape));
+static BARE: LazyLock<Template> =
+    LazyLock::new(|| Template::new(NAME, &format!("#!/bin/bash\n{}", code(TEXT)), escape));
+const NAME: &str = "script/install.sh";
 
 /// The script as people read it.
-pub(super) fn render(plan: &Plan, digest: &str) -> Result<String> {
+pub(crate) fn render(plan: &Plan, digest: &str) -> Result<String> {
     fill(plan, digest, &FULL, true)
 }
 
 /// The same script for where bytes count: without our comments and blank lines, and without the stages that are
 /// for images only. It has the same plan, so the whole script can take over on the machine.
-pub(super) fn render_bare(plan: &Plan, digest: &str) -> Result<String> {
+pub(crate) fn render_bare(plan: &Plan, digest: &str) -> Result<String> {
     fill(plan, digest, &BARE, false)
 }
 
-fn without_comments(template: &str) -> String {
-    let (shebang, rest) = template.split_once('\n').unwrap_or((template, ""));
+/// The lines that are neither comments nor blank, with half of their indentation, and without the arguments that are told behind
+/// the head of a function.
+fn code(text: &str) -> String {
     let code = |line: &&str| !line.trim_start().starts_with('#') && !line.is_empty();
-    std::iter::once(shebang).chain(rest.lines().filter(code)).map(|line| format!("{line}\n")).collect()
+    let short = |line: &str| {
+        let line = if line.contains("() {") { line.split(" # ").next().unwrap_or(line) } else { line };
+        let bare = line.trim_start();
+        format!("{}{bare}\n", &line[..(line.len() - bare.len()) / 2])
+    };
+    text.lines().filter(code).map(short).collect()
 }
 
-fn fill(plan: &Plan, digest: &str, form: &Form, whole: bool) -> Result<String> {
+fn fill(plan: &Plan, digest: &str, template: &Template, whole: bool) -> Result<String> {
     let stages: Vec<&Stage> = plan.stages.iter().filter(|stage| whole || stage.run != When::Image).collect();
     let ids = |wanted: &dyn Fn(&Stage) -> bool| {
         stages.iter().filter(|stage| wanted(stage)).map(|stage| stage.id).collect::<Vec<_>>().join(" ")
     };
+    let steps = stages.iter().flat_map(|stage| &stage.steps).flat_map(|step| &step.actions);
+    let hook = [&plan.boot_hook.install, &plan.boot_hook.start, &plan.boot_hook.remove];
+    let others = hook.into_iter().chain([&plan.package_locks, &plan.after_reboot]).flatten();
+    let shape = |text: &str| if whole { text.to_owned() } else { code(text) };
     let refresh = (!plan.refresh_packages.is_empty()).then(|| plan.refresh_packages.clone());
-    let view = View {
+    let view = ScriptView {
         title: format!("EFA + NCCL on {}, stack {}", comment(&plan.distribution_name), comment(&plan.stack)),
         version: env!("CARGO_PKG_VERSION"),
         digest,
+        library: library(steps.chain(others), if whole { "whole" } else { "bare" }, shape),
         components: plan.components.iter().flat_map(describe).collect(),
         notes: plan.notes.iter().map(|note| comment(note)).collect(),
         state_dir: STATE_DIR,
@@ -112,36 +115,36 @@ fn fill(plan: &Plan, digest: &str, form: &Form, whole: bool) -> Result<String> {
             .map(|(index, stage)| stage_view(index + 1, stage, whole))
             .collect::<Result<_>>()?,
         environment: plan.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
-        package_locks: shell::body(&plan.package_locks)?,
-        recover_packages: shell::first_that_succeeds(&plan.recover_packages)?,
-        refresh_packages: shell::first_that_succeeds(refresh.as_slice())?,
-        after_reboot: shell::body(&plan.after_reboot)?,
-        hook_install: shell::body(&plan.boot_hook.install)?,
-        hook_start: shell::body(&plan.boot_hook.start)?,
-        hook_remove: shell::body(&plan.boot_hook.remove)?,
+        package_locks: actions::body(&plan.package_locks)?,
+        recover_packages: actions::first_that_succeeds(&plan.recover_packages)?,
+        refresh_packages: actions::first_that_succeeds(refresh.as_slice())?,
+        after_reboot: actions::body(&plan.after_reboot)?,
+        hook_install: actions::body(&plan.boot_hook.install)?,
+        hook_start: actions::body(&plan.boot_hook.start)?,
+        hook_remove: actions::body(&plan.boot_hook.remove)?,
     };
-    Ok(helpers::without_unused(form.template.fill(&view)?, &form.helpers))
+    template.fill(&view)
 }
 
 fn escape(text: &str, output: &mut dyn Write) -> std::io::Result<()> {
-    let quoted = shell::quote(text).map_err(std::io::Error::other)?;
+    let quoted = quote(text).map_err(std::io::Error::other)?;
     output.write_all(quoted.as_bytes())
 }
 
-fn stage_view(number: usize, stage: &Stage, comments: bool) -> Result<StageView<'_>> {
+fn stage_view(number: usize, stage: &Stage, whole: bool) -> Result<StageView<'_>> {
     Ok(StageView {
         number,
         id: stage.id,
         function: identifier(stage.id),
         title: &stage.title,
         heading: comment(&stage.title),
-        steps: stage.steps.iter().map(|step| step_view(stage, step, comments)).collect::<Result<_>>()?,
+        steps: stage.steps.iter().map(|step| step_view(stage, step, whole)).collect::<Result<_>>()?,
     })
 }
 
-fn step_view<'a>(stage: &Stage, step: &'a Step, comments: bool) -> Result<StepView<'a>> {
+fn step_view<'a>(stage: &Stage, step: &'a Step, whole: bool) -> Result<StepView<'a>> {
     let mut lines = Vec::new();
-    if comments {
+    if whole {
         lines.push(format!("# {}.", comment(&step.title)));
         lines.extend(step.why.iter().map(|why| format!("# Why: {}.", comment(why))));
     }
@@ -149,16 +152,16 @@ fn step_view<'a>(stage: &Stage, step: &'a Step, comments: bool) -> Result<StepVi
         id: format!("{}.{}", stage.id, step.id),
         title: &step.title,
         function: identifier(&format!("{}_{}", stage.id, step.id)),
-        hint: step.hint.as_deref().unwrap_or(""),
+        hint: step.hint.as_deref(),
         comment: lines.join("\n"),
-        body: shell::body(&step.actions)?,
+        body: actions::body(&step.actions)?,
     })
 }
 
 fn describe(component: &Component) -> Vec<String> {
     let mut lines = vec![comment(&format!("{} {}, {}", component.title, component.version, component.origin))];
     lines.extend(component.digest.as_ref().map(|digest| comment(&format!("  {digest}"))));
-    lines.push(comment(&format!("  digest published by: {}", component.published)));
+    lines.push(comment(&format!("  source of the digest: {}", component.published)));
     lines
 }
 

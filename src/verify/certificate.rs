@@ -1,114 +1,78 @@
-//! Owns the certificate: finding the pinned one in a key file, and judging whether it vouched for a
-//! signature's key when the signature was made. The policy itself is stated in the parent module.
+//! Owns the certificate: whether it vouched for a signature's key when the signature was made. The policy itself is stated
+//! in the parent module.
 
 use std::time::SystemTime;
 
 use sequoia_openpgp::Cert;
 use sequoia_openpgp::KeyHandle;
-use sequoia_openpgp::cert::CertParser;
 use sequoia_openpgp::cert::amalgamation::key::{ErasedKeyAmalgamation, ValidErasedKeyAmalgamation};
-use sequoia_openpgp::cert::amalgamation::{ValidAmalgamation, ValidUserIDAmalgamation, ValidateAmalgamation};
+use sequoia_openpgp::cert::amalgamation::{ValidAmalgamation, ValidateAmalgamation};
+use sequoia_openpgp::crypto::mpi::PublicKey;
 use sequoia_openpgp::packet::key::{PublicParts, UnspecifiedRole};
-use sequoia_openpgp::packet::{Key, Signature, Tag};
-use sequoia_openpgp::parse::Parse;
+use sequoia_openpgp::packet::{Key, Signature};
 use sequoia_openpgp::policy::{AsymmetricAlgorithm, HashAlgoSecurity, Policy, StandardPolicy};
-use sequoia_openpgp::types::{HashAlgorithm, PublicKeyAlgorithm, RevocationStatus, SignatureType};
+use sequoia_openpgp::types::{Curve, HashAlgorithm, PublicKeyAlgorithm, RevocationStatus, SignatureType};
 
-use super::CLOCK_TOLERANCE;
 use super::refusal::Refusal;
-use super::request::Pin;
-use super::text::{is_markup, printable, time};
+use super::request::CLOCK_TOLERANCE;
+use super::text::time;
+use crate::text::printable;
 
 /// The smallest RSA key that counts.
 const LEAST_RSA_BITS: usize = 2048;
 
+/// The largest RSA key, and the largest exponent of one, that the `rsa` crate takes.
+const MOST_RSA_BITS: usize = 4096;
+const MOST_EXPONENT_BITS: usize = 33;
+
 type Public<'a> = ErasedKeyAmalgamation<'a, PublicParts>;
 type Valid<'a> = ValidErasedKeyAmalgamation<'a, PublicParts>;
 
-/// The certificate in a key file whose primary fingerprint is pinned. A file may hold several
-/// certificates, and one of them in several states: those are merged, so that a revocation in any counts.
-pub(super) fn pinned(bytes: &[u8], pin: &Pin) -> Result<Cert, Refusal> {
-    if bytes.trim_ascii().is_empty() {
-        return Err(Refusal::EmptyKey);
-    }
-    if is_markup(bytes) {
-        return Err(Refusal::MarkupKey);
-    }
-    let label = b"PGP PRIVATE KEY BLOCK";
-    let mut private = bytes.windows(label.len()).any(|window| window == label);
-    let (mut found, mut damage, mut pinned) = (Vec::new(), None, None::<Cert>);
-    for parsed in CertParser::from_bytes(bytes).map_err(|_| Refusal::NotAKey)? {
-        match parsed {
-            Ok(certificate) => {
-                private |= certificate.is_tsk();
-                let fingerprint = certificate.fingerprint().to_hex();
-                if fingerprint == pin.as_str() {
-                    let known = pinned.take();
-                    let merged = known.map_or(Ok(certificate.clone()), |known| known.merge_public(certificate));
-                    pinned =
-                        Some(merged.map_err(|error| Refusal::DamagedKey(printable(error.to_string().as_bytes())))?);
-                }
-                found.push(fingerprint);
-            }
-            Err(error) => damage = Some(printable(format!("{error:#}").as_bytes())),
-        }
-    }
-    match (private, pinned, damage) {
-        (true, ..) => Err(Refusal::PrivateKey),
-        (_, Some(certificate), _) => Ok(certificate),
-        (_, None, Some(_)) if found.is_empty() && !bytes_may_hold_key(bytes) => Err(Refusal::NotAKey),
-        (_, None, Some(damage)) if found.is_empty() => Err(Refusal::DamagedKey(damage)),
-        (_, None, _) if found.is_empty() => Err(Refusal::NotAKey),
-        _ => Err(Refusal::WrongKey { pinned: pin.to_string(), found }),
-    }
-}
-
-/// Whether a file that did not parse was meant as a key: armored as one, or begun by a key packet.
-fn bytes_may_hold_key(bytes: &[u8]) -> bool {
-    let label = b"PGP PUBLIC KEY BLOCK";
-    let packet = bytes.first().is_some_and(|first| match first >> 6 {
-        0b10 => first >> 2 & 0xf == u8::from(Tag::PublicKey),
-        0b11 => first & 0x3f == u8::from(Tag::PublicKey),
-        _ => false,
-    });
-    packet || bytes.windows(label.len()).any(|window| window == label)
-}
-
 /// The key that a signature names, after everything but the mathematics was found in order.
-pub(super) struct Signer {
-    pub(super) key: Key<PublicParts, UnspecifiedRole>,
-    pub(super) signed_at: SystemTime,
-    pub(super) user_id: Option<String>,
-    pub(super) warnings: Vec<String>,
+pub(crate) struct Signer {
+    pub(crate) key: Key<PublicParts, UnspecifiedRole>,
+    pub(crate) signed_at: SystemTime,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Finds the key in the pinned certificate that made this signature, and judges both.
-pub(super) fn signer(certificate: &Cert, signature: &Signature, at: SystemTime) -> Result<Signer, Refusal> {
+pub(crate) fn signer(
+    certificate: &Cert,
+    signature: &Signature,
+    policy: &dyn Policy,
+    at: SystemTime,
+) -> Result<Signer, Refusal> {
+    if !matches!(signature.version(), 4 | 6) {
+        return Err(Refusal::OldSignature(signature.version()));
+    }
     if signature.typ() != SignatureType::Binary {
         return Err(Refusal::NotBinary(signature.typ().to_string()));
     }
     let signed_at = signature.signature_creation_time().ok_or(Refusal::Undated)?;
     let key = named_key(certificate, signature)?;
     check_digest(signature)?;
-    let policy = policy(at);
     policy
         .signature(signature, HashAlgoSecurity::CollisionResistance)
         .map_err(|error| Refusal::Policy(printable(format!("{error:#}").as_bytes())))?;
-    check_revocation(certificate, &key, &policy)?;
+    check_revocation(certificate, &key, policy)?;
     for key in [certificate.primary_key().key().role_as_unspecified(), key.key()] {
         check_strength(key)?;
         check_dates(signature, signed_at, key.creation_time(), at)?;
     }
 
-    let valid = valid_key(&key, &policy, signed_at, at)?;
+    let valid = valid_key(&key, policy, signed_at, at)?;
     if !valid.for_signing() {
         return Err(Refusal::NotForSigning(name(key.key())));
     }
     if let Some(expired) = expiry(&valid).filter(|expired| *expired <= signed_at) {
         return Err(Refusal::SignedAfterExpiry { signed: signed_at, expired });
     }
-    let now = key.clone().with_policy(&policy, at).unwrap_or(valid.clone());
+    let now = key.clone().with_policy(policy, at).unwrap_or(valid.clone());
     let expired = expiry(&now).filter(|expired| *expired <= at);
+    // The owner's last word counts, also where it takes back what the certificate said when the signature was made.
+    if let Some(expired) = expired.filter(|expired| *expired <= signed_at) {
+        return Err(Refusal::SignedAfterExpiry { signed: signed_at, expired });
+    }
     let warning = |expired| {
         format!(
             "key {} expired on {}, after this signature was made; download the key file again, it may have been extended",
@@ -116,19 +80,24 @@ pub(super) fn signer(certificate: &Cert, signature: &Signature, at: SystemTime) 
             time(expired)
         )
     };
-    Ok(Signer {
-        key: key.key().clone(),
-        signed_at,
-        user_id: vouched_user_id(certificate, &policy, at),
-        warnings: expired.map(warning).into_iter().collect(),
-    })
+    Ok(Signer { key: key.key().clone(), signed_at, warnings: expired.map(warning).into_iter().collect() })
 }
 
-/// The first user id that the certificate itself vouches for: anybody can add another to a key file.
-fn vouched_user_id(certificate: &Cert, policy: &StandardPolicy, at: SystemTime) -> Option<String> {
-    let valid = certificate.with_policy(policy, at).ok()?;
-    let standing = |id: &ValidUserIDAmalgamation| !matches!(id.revocation_status(), RevocationStatus::Revoked(_));
-    valid.userids().find(standing).map(|id| printable(id.userid().value()))
+/// Whether another program may be told to believe this certificate: none of its keys is revoked, its primary key strong.
+/// Such a program takes signatures by a revoked key for good ones.
+pub(crate) fn check_all_keys(certificate: &Cert, policy: &dyn Policy) -> Result<(), Refusal> {
+    certificate.keys().try_for_each(|key| check_revocation(certificate, &key, policy))?;
+    check_strength(certificate.primary_key().key().role_as_unspecified())
+}
+
+/// The first user id that the certificate itself vouches for: anybody can add another to a key file. Each is looked at by
+/// itself: as a valid part of the certificate it would cost a look at all of them.
+pub(crate) fn vouched_user_id(certificate: &Cert, policy: &dyn Policy, at: SystemTime) -> Option<String> {
+    let id = certificate.userids().find(|id| {
+        id.binding_signature(policy, at).is_ok()
+            && !matches!(id.revocation_status(policy, at), RevocationStatus::Revoked(_))
+    })?;
+    Some(printable(id.userid().value()))
 }
 
 /// The key of this certificate that the signature names. A full fingerprint in the signature is binding;
@@ -159,12 +128,11 @@ fn check_digest(signature: &Signature) -> Result<(), Refusal> {
 
 /// Sequoia's standard policy as of `at`, less the SHA-1 rule for self-signatures, and without
 /// concessions to the past: an early `at` must not bring back what is broken today.
-fn policy(at: SystemTime) -> StandardPolicy<'static> {
+pub(crate) fn policy(at: SystemTime) -> StandardPolicy<'static> {
     let mut policy = StandardPolicy::at(at);
     policy.reject_hash(HashAlgorithm::MD5);
     policy.reject_hash_property_at(HashAlgorithm::SHA1, HashAlgoSecurity::CollisionResistance, SystemTime::UNIX_EPOCH);
     policy.accept_hash_property(HashAlgorithm::SHA1, HashAlgoSecurity::SecondPreImageResistance);
-    policy.reject_packet_tag_version(Tag::Signature, 3);
     for algorithm in [AsymmetricAlgorithm::RSA1024, AsymmetricAlgorithm::DSA1024, AsymmetricAlgorithm::DSA2048] {
         policy.reject_asymmetric_algo(algorithm);
     }
@@ -172,14 +140,16 @@ fn policy(at: SystemTime) -> StandardPolicy<'static> {
 }
 
 /// Any revocation that its own key signed counts, with any digest, date and reason.
-fn check_revocation(certificate: &Cert, key: &Public, policy: &StandardPolicy) -> Result<(), Refusal> {
+fn check_revocation(certificate: &Cert, key: &Public, policy: &dyn Policy) -> Result<(), Refusal> {
     let primary = certificate.primary_key();
     let own = primary.self_revocations().next().map(|revocation| (name(primary.key()), revocation));
     let subkey = || key.self_revocations().next().map(|revocation| (name(key.key()), revocation));
     // A revocation by a key that this certificate appointed can't be checked without that key.
     let appointed = || {
-        certificate.revocation_keys(policy).next()?;
-        primary.other_revocations().next().map(|revocation| (name(primary.key()), revocation))
+        let of_subkey = || key.self_signatures().flat_map(|binding| binding.revocation_keys());
+        certificate.revocation_keys(policy).next().or_else(|| of_subkey().next())?;
+        let of_primary = primary.other_revocations().map(|revocation| (name(primary.key()), revocation));
+        of_primary.chain(key.other_revocations().map(|revocation| (name(key.key()), revocation))).next()
     };
     let Some((key, revocation)) = own.or_else(subkey).or_else(appointed) else { return Ok(()) };
     let reason = revocation.reason_for_revocation().map_or("no reason given".to_owned(), |(code, text)| {
@@ -189,21 +159,41 @@ fn check_revocation(certificate: &Cert, key: &Public, policy: &StandardPolicy) -
     Err(Refusal::Revoked { key, at: revocation.signature_creation_time(), reason })
 }
 
+/// Refuses keys that are too weak, and says of those that can't be checked what they are.
 fn check_strength(key: &Key<PublicParts, UnspecifiedRole>) -> Result<(), Refusal> {
-    #[allow(deprecated)]
-    let weak = match key.pk_algo() {
-        PublicKeyAlgorithm::RSAEncryptSign | PublicKeyAlgorithm::RSASign | PublicKeyAlgorithm::RSAEncrypt => {
-            key.mpis().bits().is_none_or(|bits| bits < LEAST_RSA_BITS)
-        }
-        PublicKeyAlgorithm::DSA | PublicKeyAlgorithm::ElGamalEncrypt | PublicKeyAlgorithm::ElGamalEncryptSign => true,
-        other if !other.is_supported() => return Err(Refusal::Unsupported(format!("signatures by {other} keys"))),
-        _ => false,
+    let algorithm = key.pk_algo();
+    let bits = key.mpis().bits();
+    let weak = || {
+        let bits = bits.map_or(String::new(), |bits| format!(" with {bits} bits"));
+        Refusal::WeakKey { key: name(key), kind: format!("{algorithm}{bits}") }
     };
-    if weak {
-        let bits = key.mpis().bits().map_or(String::new(), |bits| format!(" with {bits} bits"));
-        return Err(Refusal::WeakKey { key: name(key), kind: format!("{}{bits}", key.pk_algo()) });
+    let unsupported = |kind: String| Err(Refusal::Unsupported(format!("signatures by {kind}: key {}", name(key))));
+    #[allow(deprecated)]
+    match (algorithm, key.mpis()) {
+        (PublicKeyAlgorithm::DSA | PublicKeyAlgorithm::ElGamalEncrypt | PublicKeyAlgorithm::ElGamalEncryptSign, _) => {
+            Err(weak())
+        }
+        (_, PublicKey::RSA { e, n }) => match n.bits() {
+            bits if bits < LEAST_RSA_BITS => Err(weak()),
+            bits if bits > MOST_RSA_BITS => unsupported(format!("RSA keys with {bits} bits (at most {MOST_RSA_BITS})")),
+            _ if e.bits() > MOST_EXPONENT_BITS => unsupported("RSA keys with so large an exponent".to_owned()),
+            _ => Ok(()),
+        },
+        (_, PublicKey::ECDSA { curve, .. } | PublicKey::EdDSA { curve, .. }) if !curve.is_supported() => {
+            unsupported(format!("{algorithm} keys on the curve {}", curve_name(curve)))
+        }
+        (other, _) if !other.is_supported() => unsupported(format!("{other} keys")),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// A curve by the name that GnuPG shows.
+fn curve_name(curve: &Curve) -> String {
+    match curve.oid() {
+        // 1.3.132.0.10 (SEC 2, section A.2.1).
+        [0x2b, 0x81, 0x04, 0x00, 0x0a] => "secp256k1".to_owned(),
+        _ => curve.to_string(),
+    }
 }
 
 fn check_dates(signature: &Signature, signed: SystemTime, created: SystemTime, at: SystemTime) -> Result<(), Refusal> {
@@ -223,7 +213,7 @@ fn check_dates(signature: &Signature, signed: SystemTime, created: SystemTime, a
 /// (a renewed self-signature replaces the old one, so the file may hold none of that age).
 fn valid_key<'a>(
     key: &Public<'a>,
-    policy: &'a StandardPolicy<'static>,
+    policy: &'a dyn Policy,
     signed_at: SystemTime,
     at: SystemTime,
 ) -> Result<Valid<'a>, Refusal> {

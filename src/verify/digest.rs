@@ -23,17 +23,17 @@ const QUEUE: usize = 4;
 const MOST_DIGESTS: usize = 8;
 
 /// Which digests to compute. The first is always the content's own SHA-256.
-pub(super) struct Plan {
+pub(crate) struct DigestPlan {
     hashers: Vec<Context>,
 }
 
-impl Plan {
-    pub(super) fn new() -> Result<Self, Refusal> {
-        Ok(Plan { hashers: vec![context(HashAlgorithm::SHA256, 4)?] })
+impl DigestPlan {
+    pub(crate) fn new() -> Result<Self, Refusal> {
+        Ok(DigestPlan { hashers: vec![context(HashAlgorithm::SHA256, 4)?] })
     }
 
     /// Makes sure that this signature's digest will be computed; returns its place.
-    pub(super) fn add(&mut self, signature: &Signature) -> Result<usize, Refusal> {
+    pub(crate) fn add(&mut self, signature: &Signature) -> Result<usize, Refusal> {
         let algorithm = signature.hash_algo();
         // A salt (version 6) is hashed before the data, so such a digest is nobody else's.
         let shared = self.hashers.iter().position(|other| signature.salt().is_none() && other.algo() == algorithm);
@@ -56,34 +56,42 @@ fn context(algorithm: HashAlgorithm, version: u8) -> Result<Context, Refusal> {
 }
 
 /// The digests of data that was read to its end.
-pub(super) struct Hashed {
+pub(crate) struct Hashed {
     hashers: Vec<Context>,
     /// The content's own digest.
-    pub(super) sha256: Sha256,
+    pub(crate) sha256: Sha256,
     /// How many bytes there were.
-    pub(super) length: u64,
+    pub(crate) length: u64,
     /// How the data begins.
-    pub(super) head: Vec<u8>,
+    pub(crate) head: Vec<u8>,
 }
 
 impl Hashed {
     /// The digest at this place of the plan, ready for a signature's own signed part.
-    pub(super) fn context(&self, place: usize) -> Context {
+    pub(crate) fn context(&self, place: usize) -> Context {
         self.hashers[place].clone()
     }
 }
 
 /// Reads `data` to its end and computes every digest of the plan.
-pub(super) fn run(data: impl Read, plan: Plan) -> Result<Hashed, Refusal> {
+pub(crate) fn run(data: impl Read, plan: DigestPlan) -> Result<Hashed, Refusal> {
     let (read, hashers) = thread::scope(|scope| {
         let mut senders = Vec::new();
         let mut threads = Vec::new();
         for hasher in plan.hashers {
             let (sender, receiver) = sync_channel(QUEUE);
             senders.push(sender);
-            threads.push(scope.spawn(move || consume(hasher, &receiver)));
+            threads.push(thread::Builder::new().spawn_scoped(scope, move || consume(hasher, &receiver)));
         }
-        let read = feed(data, senders);
+        // A thread that could not be started has its receiver dropped; nothing is read then.
+        let threads = threads.into_iter().collect::<io::Result<Vec<_>>>();
+        let (read, threads) = match threads {
+            Ok(threads) => (feed(data, senders), threads),
+            Err(error) => {
+                drop(senders);
+                (Err(error), Vec::new())
+            }
+        };
         let joined =
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         (read, joined.collect::<Vec<_>>())

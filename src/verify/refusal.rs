@@ -5,8 +5,9 @@ use std::io;
 use std::time::SystemTime;
 
 use crate::error::{Class, Error};
+use crate::version;
 
-use super::request::Sha256;
+use super::request::{KEY_FILE_LIMIT, Sha256};
 use super::text::time;
 
 /// Why data was refused. `Display` is one line; [`Refusal::hint`] says what to do.
@@ -50,6 +51,15 @@ pub enum Refusal {
     DamagedKey(String),
     /// The key file holds a private key.
     PrivateKey,
+    /// The key file is larger than [`KEY_FILE_LIMIT`](super::KEY_FILE_LIMIT).
+    LargeKeyFile,
+    /// More was added to the pinned certificate than is looked at.
+    OverfullKey {
+        /// The pinned fingerprint.
+        pinned: String,
+        /// So many keys, names and signatures are looked at.
+        most: usize,
+    },
     /// No certificate in the key file has the pinned primary fingerprint.
     WrongKey {
         /// The pinned fingerprint.
@@ -58,6 +68,8 @@ pub enum Refusal {
         found: Vec<String>,
     },
 
+    /// The signature is of a version of OpenPGP that is given up.
+    OldSignature(u8),
     /// The signature is not one over a binary document.
     NotBinary(String),
     /// The signature carries no date.
@@ -145,6 +157,13 @@ pub enum Refusal {
         /// SHA-256 of the data.
         found: Sha256,
     },
+    /// The signature is good, but the tarball says itself that it is another version than the one asked for.
+    OtherVersion {
+        /// The version that it names.
+        named: String,
+        /// The version that was asked for.
+        asked: String,
+    },
 }
 
 impl fmt::Display for Refusal {
@@ -161,6 +180,14 @@ impl fmt::Display for Refusal {
             Refusal::DigestDiffers { expected, found } => {
                 write!(f, "sum differs, signature good: SHA-256 is {found}, expected {expected}")
             }
+            Refusal::OtherVersion { named, asked } => {
+                let older = if version::compare(named, asked).is_lt() { "older than" } else { "not" };
+                write!(
+                    f,
+                    "the tarball is EFA installer {named} by its own account, {older} {asked}: a good signature tells who \
+                     signed it, not which version it is"
+                )
+            }
             _ if self.is_about_key_file() => self.describe_key_file(f),
             _ if self.is_about_signature_file() => self.describe_signature_file(f),
             _ => self.describe_judgement(f),
@@ -171,7 +198,8 @@ impl fmt::Display for Refusal {
 impl Refusal {
     fn is_about_key_file(&self) -> bool {
         use Refusal::*;
-        matches!(self, EmptyKey | MarkupKey | NotAKey | DamagedKey(_) | PrivateKey | WrongKey { .. })
+        let size = matches!(self, LargeKeyFile | OverfullKey { .. });
+        size || matches!(self, EmptyKey | MarkupKey | NotAKey | DamagedKey(_) | PrivateKey | WrongKey { .. })
     }
 
     fn is_about_signature_file(&self) -> bool {
@@ -190,6 +218,12 @@ impl Refusal {
             Refusal::MarkupKey => f.write_str("the key file is an HTML or XML page"),
             Refusal::DamagedKey(detail) => write!(f, "the key file is damaged: {detail}"),
             Refusal::PrivateKey => f.write_str("the key file holds a private key"),
+            Refusal::LargeKeyFile => write!(f, "the key file is larger than {KEY_FILE_LIMIT} bytes"),
+            Refusal::OverfullKey { pinned, most } => write!(
+                f,
+                "the key file holds too much of the pinned key {pinned}: more than {most} keys, names and signatures, or \
+                 too many bytes of them"
+            ),
             Refusal::WrongKey { pinned, found } => {
                 let shown = found.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
                 let more = if found.len() > 5 { format!(" and {} more", found.len() - 5) } else { String::new() };
@@ -216,6 +250,9 @@ impl Refusal {
 
     fn describe_judgement(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Refusal::OldSignature(version) => {
+                write!(f, "the signature is of version {version}, which is obsolete")
+            }
             Refusal::NotBinary(kind) => write!(f, "the signature is of type {kind:?}, not one over a binary file"),
             Refusal::Undated => f.write_str("the signature carries no date"),
             Refusal::UnknownSigner { signer, pinned } => {
@@ -262,8 +299,13 @@ impl Refusal {
                  If it went anywhere it should not have, revoke the key"
                     .to_owned()
             }
+            LargeKeyFile | OverfullKey { .. } => {
+                "a publisher's key has a dozen parts, and anybody can add more: get it from \
+                 its publisher, or make it small with `gpg --export-options export-minimal --export`"
+                    .to_owned()
+            }
             EmptyKey | NotAKey | DamagedKey(_) => {
-                format!("download {} again", crate::catalog::efa::KEY_NAME)
+                format!("download {} again", crate::catalog::efa_release::KEY_NAME)
             }
             WrongKey { .. } => "trust the fingerprint, not the file: download the key from its publisher, and \
                  change --fingerprint only if the publisher announced a new key"
@@ -277,6 +319,11 @@ impl Refusal {
                  then pass the right --sha256"
                     .to_owned()
             }
+            OtherVersion { .. } => {
+                "somebody may serve another release under this name: get it from its publisher, or say with \
+                 --sha256 which file you mean"
+                    .to_owned()
+            }
             Revoked { .. } => {
                 "the publisher says not to trust this key any more; look for a newer key and signature".to_owned()
             }
@@ -286,7 +333,7 @@ impl Refusal {
             FromTheFuture { .. } | SignedBeforeKey { .. } => {
                 "one of the clocks was wrong: this machine's (or --at), or the signer's".to_owned()
             }
-            WeakDigest(_) | WeakKey { .. } | NotBinary(_) | NotForSigning(_) => {
+            WeakDigest(_) | WeakKey { .. } | OldSignature(_) | NotBinary(_) | NotForSigning(_) => {
                 "ask the publisher for a new signature; another tool may take this one, efa-gen does not".to_owned()
             }
             SignedMessage => "a detached signature is the file beside the tarball, usually TARBALL.sig".to_owned(),
@@ -333,7 +380,7 @@ impl From<Refusal> for Error {
         let class = if matches!(refusal, Refusal::Read(_)) { Class::Io } else { Class::Refused };
         let error = Error::new(class, refusal.to_string()).hint(refusal.hint());
         match refusal {
-            Refusal::Read(cause) => error.because(cause),
+            Refusal::Read(cause) => error.with_source(cause),
             _ => error,
         }
     }

@@ -2,13 +2,20 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::error::{Class, Error};
+use crate::text::hex;
+
+/// How far a signature may be dated after the time of checking: two honest clocks differ.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
+
+/// Upper limit of a key file in bytes; a whole keyring fits.
+pub const KEY_FILE_LIMIT: usize = 4 << 20;
 
 /// What to check data against.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
+pub struct VerifyRequest<'a> {
     /// The signature file: binary or armored.
     pub signature: &'a [u8],
     /// The key file: one or more certificates, binary or armored.
@@ -86,7 +93,7 @@ impl FromStr for Sha256 {
 
 impl fmt::Display for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 

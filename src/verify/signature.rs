@@ -8,7 +8,8 @@ use sequoia_openpgp::packet::{Signature, Tag, Unknown};
 use sequoia_openpgp::parse::{Dearmor, PacketParserBuilder, PacketParserResult, Parse};
 
 use super::refusal::Refusal;
-use super::text::{is_markup, printable};
+use super::text::is_markup;
+use crate::text::printable;
 
 /// Signatures in a file; real ones hold one.
 const MOST_SIGNATURES: usize = 16;
@@ -17,7 +18,7 @@ const BEGIN: &[u8] = b"-----BEGIN PGP ";
 const END: &[u8] = b"-----END PGP SIGNATURE-----";
 
 /// The signatures in a file, each once; at least one.
-pub(super) fn read(bytes: &[u8]) -> Result<Vec<Signature>, Refusal> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Signature>, Refusal> {
     let mut signatures = Vec::new();
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
         None => return Err(Refusal::EmptySignature),

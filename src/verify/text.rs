@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 
 /// Whether these bytes begin like HTML or XML: what a web server sends instead of the file.
-pub(super) fn is_markup(bytes: &[u8]) -> bool {
+pub(crate) fn is_markup(bytes: &[u8]) -> bool {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let Some(start) = bytes.iter().position(|byte| !byte.is_ascii_whitespace()) else { return false };
     // A tag's name, `<?xml`, `<!DOCTYPE` or `<!--` must follow: gzip and OpenPGP packets never look so.
@@ -13,29 +13,11 @@ pub(super) fn is_markup(bytes: &[u8]) -> bool {
 }
 
 /// A point in time as people read it, in UTC.
-pub(super) fn time(time: SystemTime) -> String {
+pub(crate) fn time(time: SystemTime) -> String {
     match Timestamp::try_from(time) {
         Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
         Err(_) => "a date beyond the year 9999".to_owned(),
     }
-}
-
-/// Text from a foreign file, made safe to print: control characters would reach the terminal.
-pub(super) fn printable(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes)
-        .chars()
-        .flat_map(|character| {
-            let escape = character.is_control() || is_direction_mark(character);
-            let escaped = escape.then(|| character.escape_default());
-            let plain = (!escape).then_some(character);
-            escaped.into_iter().flatten().chain(plain)
-        })
-        .collect()
-}
-
-/// Marks that reorder what stands beside them on the screen.
-fn is_direction_mark(character: char) -> bool {
-    matches!(character, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -50,10 +32,5 @@ mod tests {
         for other in [&b""[..], b" ", b"<", b"< 3", b"\x1f\x8b\x08", b"\x89\x01\x33", b"-----BEGIN PGP"] {
             assert!(!is_markup(other), "{other:?}");
         }
-    }
-
-    #[test]
-    fn names_cannot_drive_a_terminal() {
-        assert_eq!(printable("Ann\u{1b}[2J \u{202e}é".as_bytes()), "Ann\\u{1b}[2J \\u{202e}é");
     }
 }

@@ -6,10 +6,12 @@ mod support;
 
 mod cli;
 mod cluster;
+mod fuzz;
 mod image;
 mod nccl;
 mod plan;
 mod render;
 mod sample;
+mod structure;
 mod tidy;
 mod verify;

@@ -9,7 +9,7 @@ use efa_gen::catalog::distribution::Distribution;
 use efa_gen::plan;
 use efa_gen::render::{self, Format, PackerGrammar};
 
-fn files_below(folder: &Path, extension: &str) -> Vec<PathBuf> {
+pub fn files_below(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("the folder can be read") {
         let path = entry.expect("the folder can be read").path();
@@ -20,13 +20,14 @@ fn files_below(folder: &Path, extension: &str) -> Vec<PathBuf> {
         }
     }
     found.sort();
-    assert!(!found.is_empty(), "no .{extension} below {}", folder.display());
     found
 }
 
 fn sources() -> Vec<(PathBuf, String)> {
     let read = |path: PathBuf| (path.clone(), fs::read_to_string(path).expect("a source is text"));
-    files_below(&in_repository("src"), "rs").into_iter().map(read).collect()
+    let sources: Vec<_> = files_below(&in_repository("src"), "rs").into_iter().map(read).collect();
+    assert!(sources.len() > 100, "only {} files below src/", sources.len());
+    sources
 }
 
 #[test]
@@ -50,24 +51,35 @@ fn no_rust_file_names_a_distribution() {
 
 #[test]
 fn templates_do_not_decide() {
-    for folder in fs::read_dir(in_repository("templates")).expect("templates/ is there") {
-        for file in fs::read_dir(folder.expect("templates/ can be read").path()).expect("templates/ holds folders") {
-            let path = file.expect("templates/ can be read").path();
-            let text = fs::read_to_string(&path).expect("a template is text");
-            for tag in text.split("<%").skip(1) {
-                let tag = tag.split("%>").next().unwrap_or("").trim_matches(['-', ' ']);
-                assert!(tag == "endfor" || tag.starts_with("for "), "{}: <% {tag} %>", path.display());
-            }
+    let kinds = ["sh", "hcl", "yaml", "html", "xml"];
+    let files: Vec<PathBuf> = kinds.iter().flat_map(|kind| files_below(&in_repository("templates"), kind)).collect();
+    assert!(files.len() > 10, "{files:?}");
+    // An `if` asks whether something is there, never what it is.
+    let presence = |tag: &str| {
+        let name = tag.strip_prefix("if ").map(str::trim);
+        name.is_some_and(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || "_.".contains(c)))
+    };
+    for path in files {
+        let text = fs::read_to_string(&path).expect("a template is text");
+        for tag in text.split("<%").skip(1) {
+            let tag = tag.split("%>").next().unwrap_or("").trim_matches(['-', ' ']);
+            let loops = tag.starts_with("for ") || ["endfor", "endif", "else"].contains(&tag);
+            assert!(loops || presence(tag), "{}: <% {tag} %>", path.display());
         }
     }
 }
 
 #[test]
-fn formats_and_template_folders_have_the_same_names() {
+fn template_folders_have_the_names_of_those_who_fill_them() {
+    let modules: Vec<String> = sources()
+        .iter()
+        .flat_map(|(path, _)| [path.file_stem(), path.parent().and_then(Path::file_name)])
+        .flatten()
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
     for folder in fs::read_dir(in_repository("templates")).expect("templates/ is there") {
-        let name = folder.expect("templates/ can be read").file_name();
-        let module = in_repository("src/render").join(&name).with_extension("rs");
-        assert!(module.is_file(), "templates/{} has no module", name.display());
+        let name = folder.expect("templates/ can be read").file_name().to_string_lossy().into_owned();
+        assert!(modules.contains(&name), "templates/{name} has no module");
     }
 }
 

@@ -12,12 +12,12 @@
 //!   keys, and not that the real distribution has a package of that name.
 //! - The mirrors stand in: a web server on the sandbox's loopback has the addresses of the AMI's own source files,
 //!   which are written by hand (machines/) after the distributions'. They speak http where RHUI and Amazon Linux 2
-//!   speak https.
+//!   speak https, but CentOS's vault https, by a certificate of the sandbox's own.
 //! - yum 3 differs from dnf 4: it takes `releasever` from yum.conf (the stand-in yum passes it on), replaces REGION in
 //!   RHUI's addresses by a plugin (written out here), and succeeds when one of several packages is missing (one test
 //!   sets dnf's `strict` so). apt of 16.04 takes an unsigned source with a warning (one test sets today's apt so).
 //! - Recorded only: grubby, initctl, cloud-init, shutdown (which makes a new boot id and "boots" the newest kernel).
-//!   uname -r names that kernel; stat says how much of an AMI's disk is free; sleep and sync return at once; su answers
+//!   uname -r names that kernel, and /proc/version the gcc that built it; stat says how much of an AMI's disk is free; sleep and sync return at once; su answers
 //!   for the memlock limit; grub-probe sees a disk.
 //! - Left out: steps that download (a stand-in EFA installer brings the files that later steps look for). The mirrors with
 //!   rpm have the group that the guide's readers know; no plan installs it, each names its packages.
@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::machine::{Argv, Machine, actions, plans};
 use crate::support::{catalog, in_repository};
-use efa_gen::plan::{Action, Check, LOG_DIR, Plan, Run};
+use efa_gen::plan::{Action, Assertion, GuestCommand, LOG_DIR, Plan};
 
 /// As many machines at a time as there are processors, each thread named after its distribution.
 #[test]
@@ -82,10 +82,14 @@ fn run_every_package_command(id: &str) {
     assert!(seen.len() > 20, "{id}: only {} commands were found in the plans", seen.len());
 }
 
-/// Steps that download: their artifacts have no stand-in here.
+/// Steps that download, or that run what those bring: their artifacts have no stand-in here.
 fn left_out(plan: &Plan) -> BTreeSet<String> {
-    let downloads = |action: &Action| matches!(action, Action::Fetch { .. } | Action::Checkout { .. });
-    actions(plan).filter(|(_, action)| downloads(action)).map(|(step, _)| step).collect()
+    let without = |action: &Action| match action {
+        Action::Fetch { .. } | Action::Checkout { .. } => true,
+        Action::Run(command) => command.argv[0].to_string().starts_with("/usr/local/cuda"),
+        _ => false,
+    };
+    actions(plan).filter(|(_, action)| without(action)).map(|(step, _)| step).collect()
 }
 
 /// Every command of a plan that changes or asks about the system through a program that has a witness, by step; what
@@ -99,15 +103,15 @@ fn commands_of(plan: &Plan) -> BTreeMap<String, Vec<Argv>> {
     for (step, action) in actions(plan).filter(|(step, _)| !left_out.contains(step)).chain(outside) {
         let of_step = commands.entry(step).or_default();
         match action {
-            Action::Run(Run { argv, packages, .. }) => {
+            Action::Run(GuestCommand { argv, packages, .. }) => {
                 let argv: Argv = argv.iter().map(ToString::to_string).collect();
                 if *packages || !WITHOUT_WITNESS.contains(&argv[0].as_str()) {
                     of_step.push(argv);
                 }
             }
             Action::WaitForCloudInit { argv } => of_step.push(argv.clone()),
-            Action::Assert(Check::Installed { query, packages }) => {
-                let ask = |package: &efa_gen::plan::Word| [&query[..], &[package.to_string()]].concat();
+            Action::Assert(Assertion::Installed { query, packages }) => {
+                let ask = |package: &efa_gen::plan::Argument| [&query[..], &[package.to_string()]].concat();
                 of_step.extend(packages.iter().map(ask));
             }
             _ => {}
@@ -133,6 +137,7 @@ fn run_whole(machine: &Machine, plan: &Plan) {
     let first = first_boot(machine, plan);
     assert!(first.said.ends_with("rebooting\n") && first.code == 0, "{}", first.said);
     check_boot_hook(machine, plan, true);
+    check_timers(machine, true);
     if machine.family() == "deb" {
         // As if the machine had been cut off in the middle of a package command.
         machine.shell("dpkg --unpack /srv/pool/ours/half-installed_1.0_amd64.deb");
@@ -148,6 +153,8 @@ fn run_whole(machine: &Machine, plan: &Plan) {
     }
     run_to_completion(machine);
     check_boot_hook(machine, plan, false);
+    check_timers(machine, false);
+    check_compiler(machine);
     let again = machine.script(&[]);
     assert_eq!((again.code, again.said.as_str()), (0, "EFA-GEN COMPLETE: every stage is done already.\n"));
 
@@ -161,6 +168,7 @@ fn run_whole(machine: &Machine, plan: &Plan) {
     assert!(missing.is_empty(), "{missing:?}");
     let seal = machine.script(&["--stage", "seal"]);
     assert_eq!(seal.code, 0, "{}", seal.said);
+    check_timers(machine, false);
     let cached =
         machine.shell("find /var/cache -name '*.rpm' -o -name '*.deb' -o -name '*primary*' -o -name 'pkgcache.bin'");
     assert_eq!(cached, "", "a sealed image has no package caches");
@@ -219,17 +227,27 @@ fn bring_efa_installer(machine: &Machine, plan: &Plan) {
     for (_, action) in actions(plan) {
         let bring = |path: &str, how: &str| format!("mkdir -p \"$(dirname {path})\"; {how} {path}\n");
         match action {
-            Action::Assert(Check::Exists { path }) if path.to_string().starts_with("/opt/") => {
+            Action::Assert(Assertion::Exists { path }) if path.to_string().starts_with("/opt/") => {
                 let path = path.to_string();
                 text += &bring(&path, if path.contains(".so") { library } else { "touch" });
             }
-            Action::Assert(Check::LibrariesFound { library: path }) => {
+            Action::Assert(Assertion::CudaContexts { program }) => text += &bring(program, "install -m 0755 /bin/true"),
+            // The driver's module, which was left out, as kmod would tell of it.
+            Action::Assert(Assertion::ModuleFlavour { license, .. }) => {
+                let lines = format!(
+                    "#!/bin/sh\ncase $* in *\\ -F\\ license\\ nvidia) echo {license} ;; *) exec /usr/sbin/modinfo \"$@\" ;; esac\n"
+                );
+                text += &format!("cat >/usr/local/bin/modinfo <<'END'\n{lines}END\nchmod +x /usr/local/bin/modinfo\n");
+            }
+            Action::Assert(Assertion::LibrariesFound { library: path }) => {
                 text += &bring(path, library);
             }
-            Action::Assert(Check::Contains { path, text: words }) => {
+            Action::Assert(Assertion::Contains { path, text: words }) => {
                 text += &bring(path, &format!("echo '# {words}' >"));
             }
-            Action::Run(Run { argv, dir: Some(dir), packages: true, .. }) if argv[0].to_string().starts_with("./") => {
+            Action::Run(GuestCommand { argv, dir: Some(dir), packages: true, .. })
+                if argv[0].to_string().starts_with("./") =>
+            {
                 folder = Some(dir);
             }
             _ => {}
@@ -265,6 +283,25 @@ fn check_boot_hook(machine: &Machine, plan: &Plan, expected: bool) {
         let asked = machine.commands().into_iter().any(|(_, called)| Some(called) == argv);
         assert!(asked, "not called: {argv:?}");
     }
+}
+
+/// The distribution's timers stay off over the reboots, and are as they were when the script is done.
+fn check_timers(machine: &Machine, masked: bool) {
+    for unit in &machine.distribution.packages.timers {
+        let link = machine.path(&format!("/etc/systemd/system/{unit}"));
+        assert_eq!(link.is_symlink(), masked, "{}: {unit}", machine.distribution.id);
+    }
+}
+
+/// What modules would be built by is of the major version that the machine's kernel was built by.
+fn check_compiler(machine: &Machine) {
+    let said = machine
+        .shell("readlink -e /var/lib/efa-gen/kernel-gcc; /var/lib/efa-gen/kernel-gcc -dumpversion; cat /proc/version");
+    let lines: Vec<_> = said.lines().collect();
+    let major = lines[1].split('.').next().expect("a version");
+    assert!(lines[2].contains(&format!(") {major}.")), "{}: {said}", machine.distribution.id);
+    let other = machine.read("/run/rehearsal/version").contains("gcc10-gcc");
+    assert_eq!(lines[0].ends_with("/gcc10-gcc"), other, "{}: {said}", machine.distribution.id);
 }
 
 /// The updates came from the right place: neither the image's versions nor those of a later release.
@@ -328,7 +365,7 @@ fn check_hold(machine: &Machine) {
         Some(line) => {
             machine.shell(&format!("grep -vxF '{0}' {1} >/tmp/without; cp /tmp/without {1}", line.line, line.path))
         }
-        None => machine.shell(&hold.run.join(" ").replace("hold", "unhold")),
+        None => machine.shell("apt-mark showhold | xargs apt-mark unhold"),
     };
     upgrade();
     assert!(installed(), "without the hold it comes");

@@ -259,6 +259,8 @@ impl Account {
         let said = ran(&mut self.efa_gen(&plan_words())).good();
         let plan = said.lines().find_map(|line| line.strip_prefix("plan ")).expect("the plan's digest");
         let tags = [
+            ("Name", SEALED),
+            ("efa-gen:run", "20260101-000000-5ea1"),
             ("efa-gen:version", env!("CARGO_PKG_VERSION")),
             ("efa-gen:distribution", "debian12"),
             ("efa-gen:stack", "rehearsal"),

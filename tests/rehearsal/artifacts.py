@@ -7,6 +7,7 @@ Owns what lies in FOLDER/mirror/HOST/PATH, FOLDER/stack.toml and FOLDER/installe
 The versions are those of a real stack, so the plan is the real one but for digests and commits. Needs gpg, git and tar.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,28 +15,36 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 
+KEY = "rehearsal.key"
 HERE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "artifacts")
 VERSIONS = {
     "efa": "1.50.0", "driver": "580.159.04", "cuda": "13.0.2", "nccl": "2.30.4", "plugin": "1.17.3", "tests": "2.18.3",
 }
+NVLSM = "2025.06.5"
 REDIST = "compute/cuda/redist/fabricmanager/linux-x86_64"
+NVLSM_REDIST = "compute/cuda/redist/nvlsm/linux-x86_64"
+NVLSM_ARCHIVE = f"nvlsm-linux-x86_64-{NVLSM}-archive"
 FABRIC_MANAGER = f"fabricmanager-linux-x86_64-{VERSIONS['driver']}-archive"
 
-STACK = """# Stand-in artifacts of the rehearsal, in the form of src/catalog/pins.toml.
+STACK = """# Stand-in artifacts of the rehearsal, in the form of src/catalog/data/pins.toml.
 [[efa]]
 version = "{efa}"
 download = {{ url = "{efa_url}", sha256 = "{efa_sha256}", published = "the rehearsal" }}
-signer = {{ fingerprint = "{fingerprint}", key = "https://efa-installer.amazonaws.com/rehearsal.key" }}
+signer = {{ fingerprint = "{fingerprint}", key = "https://efa-installer.amazonaws.com/{key}" }}
 
 [[driver]]
 version = "{driver}"
 download = {{ url = "{driver_url}", sha256 = "{driver_sha256}", published = "the rehearsal" }}
 fabric_manager = {{ url = "{fabric_url}", sha256 = "{fabric_sha256}", published = "the rehearsal" }}
+[driver.nvlsm]
+version = "{nvlsm}"
+download = {{ url = "{nvlsm_url}", sha256 = "{nvlsm_sha256}", published = "the rehearsal" }}
 
 [[cuda]]
 version = "{cuda}"
-architectures = ["sm_70", "sm_80", "sm_90"]
+architectures = ["sm_70", "sm_80", "sm_90", "sm_100"]
 space_mib = 1000
 download = {{ url = "{cuda_url}", sha256 = "{cuda_sha256}", published = "the rehearsal" }}
 
@@ -78,7 +87,7 @@ run_environment = []
 
 def main(folder: str) -> None:
     mirror = os.path.join(folder, "mirror")
-    facts = dict(VERSIONS)
+    facts = dict(VERSIONS, nvlsm=NVLSM)
     driver_version, cuda_version = VERSIONS["driver"], VERSIONS["cuda"]
     driver_path = f"tesla/{driver_version}/NVIDIA-Linux-x86_64-{driver_version}.run"
     cuda_path = f"compute/cuda/{cuda_version}/local_installers/cuda_{cuda_version}_linux.run"
@@ -86,6 +95,7 @@ def main(folder: str) -> None:
         "efa": ("efa-installer.amazonaws.com", f"aws-efa-installer-{VERSIONS['efa']}.tar.gz", efa_tarball),
         "driver": ("us.download.nvidia.com", driver_path, driver),
         "fabric": ("developer.download.nvidia.com", f"{REDIST}/{FABRIC_MANAGER}.tar.xz", fabric_manager),
+        "nvlsm": ("developer.download.nvidia.com", f"{NVLSM_REDIST}/{NVLSM_ARCHIVE}.tar.xz", nvlsm),
         "cuda": ("developer.download.nvidia.com", cuda_path, cuda),
     }.items():
         file = os.path.join(mirror, host, path)
@@ -97,15 +107,16 @@ def main(folder: str) -> None:
     for name, source, repository in (("nccl", "nccl", "NVIDIA/nccl"), ("plugin", "plugin", "aws/aws-ofi-nccl"),
                                      ("tests", "nccl-tests", "NVIDIA/nccl-tests")):
         facts[f"{name}_commit"] = git_repository(source, os.path.join(mirror, "github.com", repository + ".git"))
-    facts["fingerprint"] = sign(os.path.join(mirror, "efa-installer.amazonaws.com"), facts["efa_url"].rsplit("/", 1)[1])
+    facts["fingerprint"] = fingerprint(os.path.join(mirror, "efa-installer.amazonaws.com", KEY))
     with open(os.path.join(folder, "stack.toml"), "w", encoding="utf-8") as file:
-        file.write(STACK.format(**facts))
+        file.write(STACK.format(**facts, key=KEY))
     installed(os.path.join(folder, "installed"))
 
 
 def installed(folder: str) -> None:
     """What an install leaves, as far as light hosts need it: nothing installs there."""
-    programs = {"opt/amazon/efa/bin/fi_info": "efa/fi_info", "usr/bin/nvidia-smi": "nvidia-smi"}
+    programs = {"opt/amazon/efa/bin/fi_info": "efa/fi_info", "usr/bin/nvidia-smi": "nvidia-smi",
+                "opt/efa-gen/bin/cuda-contexts": "cuda-contexts"}
     for name in ("all_reduce", "all_gather", "reduce_scatter", "alltoall", "sendrecv"):
         programs[f"opt/nccl-tests/build/{name}_perf"] = "nccl-tests/nccl_test.py"
     for path, name in programs.items():
@@ -127,7 +138,8 @@ def filled(name: str) -> str:
     """A stand-in's text with its versions."""
     with open(os.path.join(HERE, name), encoding="utf-8") as file:
         text = file.read()
-    version = VERSIONS["driver" if name in ("driver.run", "nvidia-smi") else "cuda"]
+    of_driver = ("driver.run", "nvidia-smi", "nvidia-fabricmanager-start.sh")
+    version = VERSIONS["driver" if name in of_driver else "cuda"]
     release = VERSIONS["nccl"] if name.startswith("nccl/") else ".".join(version.split(".")[:2])
     return text.replace("@VERSION@", version).replace("@RELEASE@", release)
 
@@ -143,43 +155,71 @@ PADDING = "\n: <<'PADDING'\n" + "stand-in " * 40000 + "\nPADDING\n"
 
 
 def driver(file: str) -> None:
-    program = filled("nvidia-smi").rstrip("\n")
-    write(file, filled("driver.run").replace("@NVIDIA_SMI@", program) + "exit 0" + PADDING)
+    text = filled("driver.run")
+    for mark, name in (("@NVIDIA_SMI@", "nvidia-smi"), ("@NVIDIA_PERSISTENCED@", "nvidia-persistenced")):
+        text = text.replace(mark, filled(name).rstrip("\n"))
+    write(file, text + "exit 0" + PADDING)
 
 
 def fabric_manager(file: str) -> None:
     """NVIDIA's archive: one folder of its own name, and in it what its own installer copies."""
-    run = "/usr/bin/nv-fabricmanager -c /usr/share/nvidia/nvswitch/fabricmanager.cfg"
+    start = "/usr/bin/nvidia-fabricmanager-start.sh --mode"
+    archive(file, FABRIC_MANAGER, {
+        "bin/nv-fabricmanager": f"#!/bin/sh\necho 'Fabric Manager version is : {VERSIONS['driver']}'\n",
+        "bin/nvidia-fabricmanager-start.sh": filled("nvidia-fabricmanager-start.sh"),
+        "lib/libnvfm.so.1": "stand-in\n",
+        "share/nvidia/nvswitch/dgxa100_hgxa100_topology": "stand-in\n",
+        "etc/fabricmanager.cfg": "LOG_LEVEL=4\n",
+        "systemd/nvidia-fabricmanager.service":
+            f"[Service]\nType=forking\nExecStartPre={start} precheck\nExecStart={start} start\n"
+            "[Install]\nWantedBy=multi-user.target\n",
+    })
+
+
+def nvlsm(file: str) -> None:
+    archive(file, NVLSM_ARCHIVE, {
+        "sbin/nvlsm": "#!/bin/sh\n",
+        "lib/libgrpc_mgr.so": "stand-in\n",
+        "share/nvidia/nvlsm/nvlsm.conf": "stand-in\n",
+    })
+
+
+def archive(file: str, top: str, files: dict[str, str]) -> None:
+    """A tarball with one folder; what is below bin or sbin in it can be run."""
     with tempfile.TemporaryDirectory() as folder:
-        for path, text in {
-            "bin/nv-fabricmanager": f"#!/bin/sh\necho 'Fabric Manager version is : {VERSIONS['driver']}'\n",
-            "lib/libnvfm.so.1": "stand-in\n",
-            "share/nvidia/nvswitch/dgxa100_hgxa100_topology": "stand-in\n",
-            "etc/fabricmanager.cfg": "LOG_LEVEL=4\n",
-            "systemd/nvidia-fabricmanager.service":
-                f"[Service]\nType=forking\nExecStart={run}\n[Install]\nWantedBy=multi-user.target\n",
-        }.items():
-            path = os.path.join(folder, FABRIC_MANAGER, path)
+        for path, text in files.items():
+            mode = 0o755 if path.split("/")[0] in ("bin", "sbin") else 0o644
+            path = os.path.join(folder, top, path)
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            write(path, text, 0o755 if "/bin/" in path else 0o644)
-        subprocess.run(["tar", "--create", "--xz", "--file", file, "--directory", folder, FABRIC_MANAGER], check=True)
+            write(path, text, mode)
+        subprocess.run(["tar", "--create", "--xz", "--file", file, "--directory", folder, top], check=True)
 
 
 def cuda(file: str) -> None:
-    write(file, filled("cuda.run") + "exit 0" + PADDING)
+    text = filled("cuda.run").replace("@CUDA_CONTEXTS@", filled("cuda-contexts").rstrip("\n"))
+    write(file, text + "exit 0" + PADDING)
 
 
 def efa_tarball(file: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    """The installer, its packages and itself signed, and the key beside it."""
+    with tempfile.TemporaryDirectory() as folder, signer() as gpg:
         top = os.path.join(folder, "aws-efa-installer")
         os.mkdir(top)
         for name in ("efa_installer.sh", "fi_info"):
             write(os.path.join(top, name), filled(f"efa/{name}"))
         write(os.path.join(top, "env.sh"), f"EFA_INSTALLER_VERSION={VERSIONS['efa']}\n", 0o644)
+        os.mkdir(os.path.join(top, "DEBS"))
+        for name in ("efa-config", "libfabric-aws"):
+            package = os.path.join(top, "DEBS", f"{name}.deb")
+            write(package, f"stand-in {name}\n", 0o644)
+            sign(package, gpg)
         with open(os.path.join(top, "padding"), "wb") as padding:
             padding.write(os.urandom(300_000))
         pack = ["tar", "--create", "--gzip", "--file", file, "--directory", folder, "aws-efa-installer"]
         subprocess.run(pack, check=True)
+        sign(file, gpg)
+        key = os.path.join(os.path.dirname(file), KEY)
+        subprocess.run([*gpg, "--armor", "--export", "--output", key], check=True)
 
 
 def git_repository(source: str, bare: str) -> str:
@@ -206,22 +246,30 @@ def git_repository(source: str, bare: str) -> str:
         return git("-C", bare, "rev-parse", "HEAD")
 
 
-def sign(folder: str, tarball: str) -> str:
-    """Signs the tarball with a key made now and forgotten after; returns the key's fingerprint."""
+@contextlib.contextmanager
+def signer() -> Iterator[list[str]]:
+    """gpg with a key made now and forgotten after."""
     home = tempfile.mkdtemp()
     try:
         gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--no-tty", "--passphrase", "",
                "--pinentry-mode", "loopback"]
         subprocess.run([*gpg, "--quick-generate-key", "Rehearsal <rehearsal@rehearsal.test>", "rsa2048", "sign", "1y"],
                        check=True, stderr=subprocess.DEVNULL)
-        path = os.path.join(folder, tarball)
-        subprocess.run([*gpg, "--detach-sign", "--output", path + ".sig", path], check=True)
-        subprocess.run([*gpg, "--armor", "--export", "--output", os.path.join(folder, "rehearsal.key")], check=True)
-        listing = subprocess.run([*gpg, "--with-colons", "--fingerprint"], check=True, capture_output=True, text=True)
-        return next(line.split(":")[9] for line in listing.stdout.splitlines() if line.startswith("fpr:"))
+        yield gpg
     finally:
         subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
         shutil.rmtree(home)
+
+
+def sign(path: str, gpg: list[str]) -> None:
+    subprocess.run([*gpg, "--detach-sign", "--output", path + ".sig", path], check=True)
+
+
+def fingerprint(key: str) -> str:
+    with tempfile.TemporaryDirectory() as home:
+        show = ["gpg", "--homedir", home, "--batch", "--show-keys", "--with-colons", key]
+        listing = subprocess.run(show, check=True, capture_output=True, text=True)
+    return next(line.split(":")[9] for line in listing.stdout.splitlines() if line.startswith("fpr:"))
 
 
 if __name__ == "__main__":

@@ -60,26 +60,44 @@ fn each_cut(sides: [&'static str; 2], cut: fn(&Places, &Cut)) {
     });
 }
 
-/// Kills a build there; the run that began by then, if any.
-fn killed(places: &Places, Cut { option, at, .. }: &Cut) -> Option<String> {
+/// How far a build came that was to be killed.
+enum Came {
+    /// In preflight it has no run yet.
+    Nowhere,
+    /// The run that was killed.
+    To(String),
+    /// The run that ended well before it made that call: one that has less to wait for makes fewer calls.
+    Through(String),
+}
+
+/// Kills a build there.
+fn killed(places: &Places, Cut { option, at, .. }: &Cut) -> Came {
     let known = places.here.runs();
     let killed = ran(&mut places.build(&[option, at], "cut"));
     eprintln!("{} {option} {at}: exit code {}", places.here.region, killed.code);
-    // One that has less to wait for makes fewer calls, but no kind less.
-    let there = at.parse::<usize>().is_err();
-    assert!(killed.code == 137 || !there && killed.code == 0, "{option} {at}: {}", killed.text);
-    places.here.runs().into_iter().find(|run| !known.contains(run))
+    // It makes no kind of call less.
+    let numbered = at.parse::<usize>().is_ok();
+    assert!(killed.code == 137 || numbered && killed.code == 0, "{option} {at}: {}", killed.text);
+    match places.here.runs().into_iter().find(|run| !known.contains(run)) {
+        None => Came::Nowhere,
+        Some(run) if killed.code == 0 => Came::Through(run),
+        Some(run) => Came::To(run),
+    }
 }
 
-/// Kills a build there; one sweep then leaves nothing of it but what is published. Killed in preflight it had no run yet.
+/// Kills a build there; one sweep then leaves nothing of it but what is published.
 fn cut_and_swept(places: &Places, cut: &Cut) {
-    if let Some(run) = killed(places, cut) {
-        let made = places.here.instances_of(&run);
-        assert!(made.len() <= 1, "{cut}: {made:?}");
-        places.sweep(&run);
-        places.remove_what_is_published(&run);
+    match killed(places, cut) {
+        Came::Nowhere => places.are_as_before(),
+        Came::To(run) => {
+            let made = places.here.instances_of(&run);
+            assert!(made.len() <= 1, "{cut}: {made:?}");
+            places.sweep(&run);
+            places.remove_what_is_published(&run);
+            places.are_as_before();
+        }
+        Came::Through(run) => places.came_to_one_image(&run),
     }
-    places.are_as_before();
 }
 
 #[test]
@@ -91,11 +109,12 @@ fn killed_at_its_calls_a_sweep_removes_everything() {
 /// Kills a build there and takes it up again, to its image.
 fn cut_and_resumed(places: &Places, cut: &Cut) {
     match killed(places, cut) {
-        Some(run) => {
+        Came::Nowhere => places.are_as_before(),
+        Came::To(run) => {
             ran(&mut places.here.resume(&[], &run)).good();
             places.came_to_one_image(&run);
         }
-        None => places.are_as_before(),
+        Came::Through(run) => places.came_to_one_image(&run),
     }
 }
 

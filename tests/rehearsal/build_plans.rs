@@ -28,6 +28,7 @@ fn every_distribution_begins_from_its_own_newest_image() {
     let expected = [
         ("al1", "ami-0be559c854d6e2aad", "/dev/xvda"),
         ("al2", "ami-07fa2dd80f7a7e06d", "/dev/xvda"),
+        ("al2-5.10", "ami-0a8ff606eb0ecc1be", "/dev/xvda"),
         ("centos7", "ami-0bba31f985ef40295", "/dev/sda1"),
         ("debian12", "ami-00342ea36a7b8c57c", "/dev/xvda"),
         ("rhel7.6", "ami-003337b166af8e495", "/dev/sda1"),

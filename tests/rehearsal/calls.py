@@ -203,6 +203,8 @@ def main() -> None:
     server = Server(way)
     # The command's calls wait in the socket's queue until it is known whom to kill.
     environment = {**os.environ, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}
+    # What starts in the background may ignore Ctrl-C; a command inherits that, and a shell can't undo it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     command = way.command = subprocess.Popen(options.words, env=environment, process_group=0)
     # As from a terminal: Ctrl-C goes to the whole group, an order to end to the command alone.
     signal.signal(signal.SIGINT, lambda *_: os.killpg(command.pid, signal.SIGINT))

@@ -16,7 +16,7 @@ if [ -z "${hook_mode:-}" ]; then
 fi
 case $hook_mode:$1:$2 in
   cut*:mark:write_file*) hook_boundary="before $3" ;;
-  cut*:step:"STEP='' HINT='' COMMAND=''") hook_boundary="after $3" ;;
+  cut*:step:"STEP=''"*) hook_boundary="after $3" ;;
   pause*)
     if [ "$hook_mode" = "pause $1 ${2%% *}" ] && [ ! -e /run/go-on ]; then
       touch /run/paused

@@ -34,6 +34,8 @@ DIFFERENT = [
 ]
 # There must be one; what is in it holds the time at which it was made.
 CONTENT_DIFFERS = ["/boot/initrd.img-*"]
+# Their third field is the day on which a user was made, which differs on the two sides of midnight.
+DAY_OF_CHANGE = ["/etc/shadow", "/etc/shadow-"]
 
 
 def left_out(path: str) -> bool:
@@ -49,7 +51,15 @@ def content(path: str, status: os.stat_result) -> str:
     if not TIMES and any(fnmatch.fnmatchcase(path, name) for name in CONTENT_DIFFERS):
         return "made at some time" if status.st_size > 1000 else "empty"
     with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+        held = file.read()
+    if not TIMES and path in DAY_OF_CHANGE:
+        held = b"\n".join(without_day(line) for line in held.split(b"\n"))
+    return hashlib.sha256(held).hexdigest()
+
+
+def without_day(line: bytes) -> bytes:
+    fields = line.split(b":")
+    return b":".join(fields[:2] + fields[3:])
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 /// Where an install script lies on a guest.
@@ -205,22 +207,22 @@ pub struct Guest {
 
 impl Guest {
     /// Launches the image and waits until SSH answers with the host key that the console told.
-    pub fn launch(image: &str, user_data: &str) -> Self {
+    pub fn launch(image: &str, user_data: &(impl AsRef<[u8]> + ?Sized)) -> Self {
         let guest = Self::start(image, user_data);
         guest.trust();
         guest
     }
 
     /// Launches the image and returns at once.
-    pub fn start(image: &str, user_data: &str) -> Self {
+    pub fn start(image: &str, user_data: &(impl AsRef<[u8]> + ?Sized)) -> Self {
         Self::start_several(image, user_data, &json!({"MinCount": 1, "MaxCount": 1})).pop().expect("one instance")
     }
 
     /// Launches several by one call, with more parameters than the image and the user-data, and returns at once.
-    pub fn start_several(image: &str, user_data: &str, more: &Value) -> Vec<Self> {
+    pub fn start_several(image: &str, user_data: &(impl AsRef<[u8]> + ?Sized), more: &Value) -> Vec<Self> {
         let mut arguments = json!({
-            "ImageId": image, "InstanceType": "c5.4xlarge", "KeyName": "rehearsal", "UserData": user_data,
-            "MetadataOptions": {"HttpTokens": "required"},
+            "ImageId": image, "InstanceType": "c5.4xlarge", "KeyName": "rehearsal",
+            "UserData": {"base64": BASE64_STANDARD.encode(user_data)}, "MetadataOptions": {"HttpTokens": "required"},
         });
         arguments.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         let answer = ec2("run_instances", &arguments);

@@ -5,6 +5,8 @@
 
 #![allow(clippy::print_stderr, reason = "a test's output is shown when it fails")]
 
+#[path = "../support/canaries.rs"]
+mod canaries;
 #[path = "../support/sample.rs"]
 mod sample;
 

@@ -5,6 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use efa_gen::catalog::Catalog;
+use efa_gen::plan::{self, Request};
+use efa_gen::render::{self, Format, PackerGrammar};
+use efa_gen::version::at_least;
 use serde_json::{Value, json};
 
 use crate::machine::{Guest, Ran, cloud, ec2, exclusive, on_network, ran, rendered, text};
@@ -46,8 +50,35 @@ impl Packer {
         command
     }
 
+    /// The guests' files for it. The program refuses Packer 1.6 for them, which signs with SHA-1; Debian's is built with a newer
+    /// library that does not. So there the plan says an older OpenSSH.
+    fn rendered(&self, name: &str) -> PathBuf {
+        let folder = rendered(name, &[]);
+        if self.grammar == "1.6" {
+            let stacks = fs::read_to_string(cloud().join("stack.toml")).expect("the stacks");
+            let catalog =
+                Catalog::embedded().and_then(|catalog| catalog.with_stacks("stack.toml", &stacks)).expect("facts");
+            let request = Request {
+                distribution: "debian12".into(),
+                stack: Some("rehearsal".into()),
+                mirror: Some("http://mirror.rehearsal.test".into()),
+                ..Request::default()
+            };
+            let mut plan = plan::plan(&catalog, &request).expect("a plan");
+            plan.base.openssh = "8.7".into();
+            for name in ["image.pkr.hcl", "plugins.pkr.hcl"] {
+                fs::remove_file(folder.join(name)).expect("it can be removed");
+            }
+            for file in render::render(&plan, &[Format::Script, Format::Packer(PackerGrammar::Common)]).expect("files")
+            {
+                fs::write(folder.join(file.name), file.text).expect("it can be written");
+            }
+        }
+        folder
+    }
+
     fn build(&self, name: &str, arguments: &[&str]) -> (PathBuf, Ran) {
-        let folder = rendered(&format!("packer-{name}"), &["--packer", self.grammar]);
+        let folder = self.rendered(&format!("packer-{name}"));
         let mut line = vec!["build"];
         line.extend(arguments);
         line.push(".");
@@ -136,7 +167,7 @@ fn a_whole_build_with_todays_packer() {
 fn a_script_that_is_not_the_rendered_one_ends_the_build() {
     let _alone = exclusive("packer");
     let packer = debians();
-    let folder = rendered("packer-other", &["--packer", packer.grammar]);
+    let folder = packer.rendered("packer-other");
     let script = fs::read_to_string(folder.join("install.sh")).expect("the script");
     fs::write(folder.join("install.sh"), script + "# a line more\n").expect("a file can be written");
     let ran = ran(&mut packer.at(&folder, &["build", "-var", "ssh_cidrs=[\"10.78.0.1/32\"]", "."]));
@@ -155,7 +186,14 @@ fn every_distributions_template_is_valid_for_both() {
     for packer in [debians(), todays()] {
         let out = cloud().join(format!("validate-{}", packer.grammar));
         let mut command = Command::new(env!("CARGO_BIN_EXE_efa-gen"));
-        command.args(["render", "--distro", "all", "--format", "all", "--packer", packer.grammar, "--out"]).arg(&out);
+        command.args(["render", "--format", "all", "--packer", packer.grammar, "--out"]).arg(&out);
+        let catalog = Catalog::embedded().expect("facts");
+        let all = catalog.distributions.iter();
+        let served: Vec<&str> = all
+            .filter(|one| packer.grammar == "1.7" || !at_least(&one.ami.openssh, "8.8"))
+            .map(|one| one.id.as_str())
+            .collect();
+        command.args(served.iter().flat_map(|id| ["--distro", id]));
         ran(&mut command).good();
         let mut folders = 0;
         for folder in fs::read_dir(&out).expect("a folder").map(|entry| entry.expect("an entry").path()) {
@@ -168,6 +206,6 @@ fn every_distributions_template_is_valid_for_both() {
                 .failed(1, &["ssh_tty"]);
             folders += 1;
         }
-        assert!(folders >= 10, "every distribution was there");
+        assert!(folders == served.len() && folders >= 8, "every distribution was there");
     }
 }

@@ -24,7 +24,8 @@ sandbox_packages="dnf rpm createrepo-c gnupg apt-utils dracut-core pciutils gcc"
 settings=$(apt-config dump | grep -E '^Acquire::(Check-Valid-Until|Check-Date|http|https)[: ]' || :)
 # Of that, dates alone hold in a guest: its archive is the cloud's, which it reaches without this machine's proxies. What the
 # cloud has not got yet it fetches while the guest waits.
-guest_settings=$(echo "$settings" | grep -E '^Acquire::Check-' || :; echo 'Acquire::http::Timeout "280";')
+guest_settings=$(echo "$settings" | grep -E '^Acquire::Check-' || :; echo 'Acquire::http::Timeout "280";
+Acquire::Languages "none";')
 
 # The base costs a bootstrap, so a changed stand-in that is not in it costs only a copy.
 digest() { # FILE...
@@ -63,14 +64,20 @@ make_guest() { # FOLDER
   cp -a --reflink=auto "$base" "$1"
   rm -f "$1/.complete" "$1/etc/cloud/cloud.cfg.d/90_dpkg.cfg"
   install -m 0644 "$here/stand-ins/cloud.cfg" "$1/etc/cloud/cloud.cfg.d/99-rehearsal.cfg"
+  # apt brings what is only recommended with the first install of a package: where the EFA installer's own is cut in the middle,
+  # that never comes, and two machines that are as good as each other have other files.
+  echo 'APT::Install-Recommends "false";' >"$1/etc/apt/apt.conf.d/98rehearsal"
   install -m 0755 -t "$1/usr/local/bin" "$here/stand-ins/uname" "$here/stand-ins/su"
   in_root "$1" dpkg-divert --quiet --local --rename --add /usr/sbin/grub-probe
   install -m 0755 -t "$1/usr/sbin" "$here/stand-ins/grub-probe"
   cat "$here/stand-ins/ulimit.bash" "$base/etc/bash.bashrc" >"$1/etc/bash.bashrc"
   cat "$here/stand-ins/openmpi.conf" >>"$1/etc/openmpi/openmpi-mca-params.conf"
+  # An initramfs of every module takes seven times as long, and a container boots none.
+  echo MODULES=list >"$1/etc/initramfs-tools/conf.d/rehearsal"
   mkdir -p "$1/boot/grub" "$1/usr/local/lib" "$units/sysinit.target.wants"
   install -m 0644 -t "$units" "$here/stand-ins/rehearsal-hypervisor.service"
   install -m 0755 -t "$1/usr/local/lib" "$here/stand-ins/rehearsal-hypervisor"
+  install -m 0644 -t "$1/usr/local/lib" "$here/stand-ins/rehearsal-proc-version"
   ln -s ../rehearsal-hypervisor.service "$units/sysinit.target.wants/"
   # The network is there before the guest boots, as the namespace's own. A getty hangs its terminal up, and what others
   # write to nspawn's console just then is lost.

@@ -24,6 +24,7 @@ fn the_efa_installer_refuses_what_the_real_one_refuses() {
         (inside("-y --with-everything"), "Error: Invalid option"),
         (inside("-y --mpi"), "Error: Invalid option"),
         (inside("--minimal"), "answers no questions"),
+        (inside("-y --check-signatures"), "Error: EFA_INSTALLER_KEY names no key"),
         (format!("mv {headers} /root/headers && {}", inside("-y")), "Error: no headers of kernel"),
     ] {
         guest.root(&line).failed(1, &[why]);
@@ -35,6 +36,33 @@ fn the_efa_installer_refuses_what_the_real_one_refuses() {
     assert!(installed.starts_with("# EFA installer version: 1.50.0\n"), "{installed}");
     let said = guest.root("/opt/amazon/efa/bin/fi_info -p efa -t FI_EP_RDM");
     said.failed(61, &["fi_getinfo: -61 (No data available)"]);
+}
+
+#[test]
+#[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
+fn the_efa_installer_installs_no_package_whose_signature_is_not_good() {
+    let guest = Guest::launch(&image_before("efa"), "");
+    with(&guest, "efa-installer.amazonaws.com/aws-efa-installer-1.50.0.tar.gz", "efa.tar.gz");
+    with(&guest, "efa-installer.amazonaws.com/rehearsal.key", "key");
+    guest.root("apt-get install -y --no-install-recommends gnupg").good();
+    guest
+        .root(
+            "gpg --batch --passphrase '' --quick-generate-key other rsa2048 sign && gpg --armor --export >/root/other",
+        )
+        .good();
+    let unpacked = "rm -rf /root/aws-efa-installer && tar -C /root -xzf /root/efa.tar.gz && cd /root/aws-efa-installer";
+    for (change, key, why) in [
+        ("rm DEBS/efa-config.deb.sig", "key", "the signature of DEBS/efa-config.deb is not good"),
+        ("echo more >>DEBS/libfabric-aws.deb", "key", "the signature of DEBS/libfabric-aws.deb is not good"),
+        ("true", "other", "the signature of DEBS/efa-config.deb is not good"),
+        ("true", "efa.tar.gz", "/root/efa.tar.gz is not a key"),
+    ] {
+        let home = "GNUPGHOME=$(mktemp -d)";
+        let run = format!("env {home} EFA_INSTALLER_KEY=/root/{key} ./efa_installer.sh -y --check-signatures");
+        guest.root(&format!("{unpacked} && {change} && {run}")).failed(1, &[why]);
+        guest.root("test ! -e /opt/amazon/efa && test ! -e /opt/amazon/efa_installed_packages").good();
+    }
+    guest.root(&format!("{unpacked} && EFA_INSTALLER_KEY=/root/key ./efa_installer.sh -y --check-signatures")).good();
 }
 
 #[test]

@@ -21,11 +21,19 @@ pub struct Entry {
     pub shared: Vec<String>,
     pub imds_v2: bool,
     pub deprecated: String,
+    /// The token of the launch.
+    pub token: String,
+    pub key: String,
+    /// The instance that a volume or an address is with, and that an image was made of.
+    pub instance: String,
+    pub description: String,
+    /// Region and id of the image that a copy was made of.
+    pub source: Option<(String, String)>,
 }
 
 impl Entry {
-    /// The id's prefix says what it is; it is in us-east-1 and has this run's tag.
-    pub fn new(id: &str, run: &str, created: &str) -> Self {
+    /// What has this run's tag, and nothing else of the run. The id's prefix says what it is; it is in us-east-1.
+    pub fn tagged(id: &str, run: &str, created: &str) -> Self {
         Entry {
             id: id.into(),
             name: format!("name-of-{id}"),
@@ -36,6 +44,24 @@ impl Entry {
             ..Entry::default()
         }
         .tag("efa-gen:run", run)
+    }
+
+    /// The same, as the run makes it.
+    pub fn new(id: &str, run: &str, created: &str) -> Self {
+        let entry = Entry::tagged(id, run, created);
+        let name = format!("efa-gen-{run}");
+        match entry.kind() {
+            "i" => Entry { key: name, ..entry }.tag("efa-gen:role", "builder"),
+            "vol" => Entry { instance: "i-1".into(), ..entry },
+            "eipalloc" => entry.tag("efa-gen:cluster", "one").tag("efa-gen:role", "node"),
+            "ami" => Entry { name: format!("efa-gen-{id}"), ..entry },
+            "key" | "sg" | "pg" => Entry { name, ..entry },
+            _ => entry,
+        }
+    }
+
+    pub fn with_time(self, created: &str) -> Self {
+        Entry { created: created.into(), ..self }
     }
 
     pub fn tag(mut self, name: &str, value: &str) -> Self {
@@ -55,14 +81,14 @@ impl Entry {
         filters.into_iter().all(|(name, value)| match (name.as_str(), name.strip_prefix("tag:")) {
             (_, Some(key)) => self.tags.get(key) == Some(value),
             ("tag-key", _) => self.tags.contains_key(value),
-            ("image-id" | "instance-id", _) => self.id == *value,
+            ("image-id" | "instance-id" | "snapshot-id", _) => self.id == *value,
             ("name", _) => self.name == *value,
             _ => panic!("the account has no filter {name}"),
         })
     }
 
     fn xml(&self) -> String {
-        let Entry { id, name, state, created, owner, .. } = self;
+        let Entry { id, name, state, created, owner, token, key, description, .. } = self;
         let mut tags = String::new();
         for (key, value) in &self.tags {
             let _ = write!(tags, "<item><key>{key}</key><value>{value}</value></item>");
@@ -71,7 +97,9 @@ impl Entry {
         let own = match self.kind() {
             "i" => format!(
                 "<instancesSet><item><instanceId>{id}</instanceId><instanceType>c5.large</instanceType>\
-                 <instanceState><name>{state}</name></instanceState><launchTime>{created}</launchTime>{tags}</item></instancesSet>"
+                 <instanceState><name>{state}</name></instanceState><launchTime>{created}</launchTime>\
+                 <keyName>{key}</keyName><clientToken>{token}</clientToken><privateIpAddress>10.0.0.9</privateIpAddress>\
+                 <ipAddress>192.0.2.9</ipAddress>{tags}</item></instancesSet>"
             ),
             "ami" => {
                 let mut blocks = String::new();
@@ -82,21 +110,45 @@ impl Entry {
                     );
                 }
                 let imds = if self.imds_v2 { "<imdsSupport>v2.0</imdsSupport>" } else { "" };
-                let flags = format!("{imds}<deprecationTime>{}</deprecationTime>", self.deprecated);
+                let from = match self.instance.as_str() {
+                    "" => String::new(),
+                    from => format!("<sourceInstanceId>{from}</sourceInstanceId>"),
+                };
+                let copied = |(region, id): &(String, String)| {
+                    format!("<sourceImageRegion>{region}</sourceImageRegion><sourceImageId>{id}</sourceImageId>")
+                };
+                let copied = self.source.as_ref().map(copied).unwrap_or_default();
+                let flags = format!("{imds}{from}{copied}<deprecationTime>{}</deprecationTime>", self.deprecated);
                 let protection = if self.protected { "enabled" } else { "disabled" };
                 format!(
                     "<imageId>{id}</imageId><name>{name}</name><imageOwnerId>{owner}</imageOwnerId><imageState>{state}</imageState>\
+                     <architecture>x86_64</architecture>\
                      <creationDate>{created}</creationDate><blockDeviceMapping>{blocks}</blockDeviceMapping>{flags}\
                      <deregistrationProtection>{protection}</deregistrationProtection>{tags}"
                 )
             }
             "snap" => {
-                format!("<snapshotId>{id}</snapshotId><status>completed</status><startTime>{created}</startTime>{tags}")
+                format!(
+                    "<snapshotId>{id}</snapshotId><status>completed</status><startTime>{created}</startTime>\
+                     <description>{description}</description>{tags}"
+                )
             }
             "vol" => {
-                format!("<volumeId>{id}</volumeId><status>{state}</status><createTime>{created}</createTime>{tags}")
+                let attached = match self.instance.as_str() {
+                    "" => String::new(),
+                    to => format!("<attachmentSet><item><instanceId>{to}</instanceId></item></attachmentSet>"),
+                };
+                format!(
+                    "<volumeId>{id}</volumeId><status>{state}</status><createTime>{created}</createTime>{attached}{tags}"
+                )
             }
-            "eipalloc" => format!("<allocationId>{id}</allocationId><publicIp>192.0.2.1</publicIp>{tags}"),
+            "eipalloc" => {
+                let with = match self.instance.as_str() {
+                    "" => String::new(),
+                    with => format!("<instanceId>{with}</instanceId>"),
+                };
+                format!("<allocationId>{id}</allocationId><publicIp>192.0.2.1</publicIp>{with}{tags}")
+            }
             "key" => {
                 format!("<keyPairId>{id}</keyPairId><keyName>{name}</keyName><createTime>{created}</createTime>{tags}")
             }
@@ -165,6 +217,7 @@ impl Account {
                     return refuse("InvalidInstanceID.NotFound", &format!("The instance ID '{id}' does not exist"));
                 }
                 entries.iter_mut().filter(|entry| ids.contains(&&entry.id)).for_each(|e| e.state = "terminated".into());
+                entries.retain(|entry| entry.state != "in-use" || !ids.contains(&&entry.instance));
             }
             "CreateTags" => {
                 let ids = numbered(params, "ResourceId");
@@ -200,7 +253,7 @@ impl Account {
                 let Some(id) = names.iter().find_map(|name| params.get(*name)) else {
                     panic!("no answer for {action}")
                 };
-                let Some(index) = entries.iter().position(|e| e.id == *id || e.name == *id) else {
+                let Some(index) = entries.iter().position(|e| e.id == *id || e.kind() == "pg" && e.name == *id) else {
                     return refuse("InvalidThing.NotFound", &format!("{id} does not exist"));
                 };
                 if entries[index].protected {

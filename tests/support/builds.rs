@@ -25,6 +25,11 @@ const TYPE: &str = "<instanceTypeSet><item><instanceType>c5.4xlarge</instanceTyp
 /// What a type with one EFA device has besides.
 pub const EFA: &str = "<networkInfo><efaSupported>true</efaSupported><efaInfo><maximumEfaInterfaces>1</maximumEfaInterfaces></efaInfo><maximumNetworkCards>1</maximumNetworkCards></networkInfo>";
 
+/// What a type has besides with GPUs, several EFA devices and placement groups: a gate of it needs every kind of resource.
+pub const LARGE: &str = "<networkInfo><efaSupported>true</efaSupported><efaInfo><maximumEfaInterfaces>4</maximumEfaInterfaces>\
+    </efaInfo><maximumNetworkCards>4</maximumNetworkCards></networkInfo><gpuInfo><gpus><item><count>8</count></item></gpus>\
+    </gpuInfo><placementGroupInfo><supportedStrategies><item>cluster</item></supportedStrategies></placementGroupInfo>";
+
 /// That type with something besides.
 pub fn type_with(more: &str) -> String {
     TYPE.replace("</item></instanceTypeSet>", &format!("{more}</item></instanceTypeSet>"))
@@ -52,13 +57,20 @@ impl Stage {
         let image = Entry {
             snapshots: vec!["snap-1".into()],
             imds_v2: true,
+            instance: "i-0builder".into(),
             ..Entry::new(IMAGE, "", "2025-01-01T00:00:00.000Z")
+        };
+        let snapshot = Entry {
+            description: format!("Created by CreateImage(i-0builder) for {IMAGE}"),
+            ..Entry::new("snap-1", "", "2025-01-01T00:00:00.000Z")
         };
         let tagged =
             |entry: Entry| entry.tag("efa-gen:state", "building").tag("efa-gen:plan", "abc").tag("team", "hpc");
-        let account = Account::new([tagged(image), tagged(Entry::new("snap-1", "", "2025-01-01T00:00:00.000Z"))]);
+        let account = Account::new([tagged(image), tagged(snapshot)]);
         let (odd, answers, parameters): (Box<Odd>, _, _) = (Box::new(odd), account.clone(), Parameters::default());
+        let asked = Asked::default();
         let stub = Stub::start(move |action, params| {
+            asked.adopt(&answers, action, params);
             let more = || preflight(action, params).or_else(|| parameters.answer(action, params));
             odd(&answers, action, params).or_else(more).unwrap_or_else(|| answer(&answers, action, params))
         });
@@ -73,9 +85,23 @@ impl Stage {
         ran(&mut self.build_command("debian12", more))
     }
 
+    /// Where the installer lies that `stack.toml` names.
+    pub fn mirror(&self) -> String {
+        format!("{}/efa", self.mirror.url)
+    }
+
+    /// The first hex digit behind this in `stack.toml` becomes another one.
+    pub fn forge(&self, key: &str) {
+        let stack = self.folder.path().join("stack.toml");
+        let text = fs::read_to_string(&stack).expect("the stack file");
+        let at = text.find(key).expect("it is there") + key.len();
+        let other = if text[at..].starts_with('0') { "1" } else { "0" };
+        fs::write(&stack, format!("{}{other}{}", &text[..at], &text[at + 1..])).expect("a file");
+    }
+
     /// A build, not yet started.
     pub fn build_command(&self, distribution: &str, more: &[&str]) -> Command {
-        let mirror = format!("{}/efa", self.mirror.url);
+        let mirror = self.mirror();
         let flags = ["build", "--distro", distribution, "--source-ami", BASE, "--stack-file", "stack.toml", "--mirror"];
         self.command(&[&flags[..], &[mirror.as_str(), "--ssh-cidr", "203.0.113.7/32"], more].concat())
     }
@@ -113,7 +139,7 @@ impl Stage {
     }
 }
 
-fn ran(command: &mut Command) -> Ran {
+pub fn ran(command: &mut Command) -> Ran {
     let output = command.output().expect("it starts");
     let code = output.status.code().unwrap_or(-1);
     Ran { code, stdout: super::stdout(&output), stderr: super::stderr(&output) }
@@ -179,20 +205,57 @@ impl Parameters {
     }
 }
 
-/// The account, in which the run that asks is always the one that made the image; and copies.
+/// What a build asks for in its preflight.
+#[derive(Default)]
+struct Asked(Mutex<[String; 2]>);
+
+impl Asked {
+    /// Makes what has an empty run the run's that asks: of its plan, made just now, and an image of its name if that is ours.
+    fn adopt(&self, account: &Account, action: &str, params: &Params) {
+        let get = |name: &str| params.get(name).map(String::as_str).unwrap_or_default();
+        let mut asked = self.0.lock().expect("what is asked for");
+        let [name, plan] = &mut *asked;
+        if action == "DescribeImages" && get("Filter.1.Name") == "name" {
+            get("Filter.1.Value.1").clone_into(name);
+        }
+        if action == "RunInstances"
+            && is_dry(params)
+            && let Some(value) = tags_of(params).remove("efa-gen:plan")
+        {
+            *plan = value;
+        }
+        if get("Filter.1.Name") != "tag:efa-gen:run" {
+            return;
+        }
+        let mut entries = account.0.lock().expect("the account");
+        for entry in entries.iter_mut().filter(|entry| entry.tags.get("efa-gen:run").is_some_and(String::is_empty)) {
+            if !entry.name.starts_with("theirs") {
+                entry.name.clone_from(name);
+            }
+            entry.created = jiff::Timestamp::now().to_string();
+            let run = get("Filter.1.Value.1");
+            for (tag, value) in [("Name", name.as_str()), ("efa-gen:plan", plan), ("efa-gen:run", run)] {
+                entry.tags.insert(tag.into(), value.into());
+            }
+        }
+    }
+}
+
+/// The account, and copies of its images.
 pub fn answer(account: &Account, action: &str, params: &Params) -> Answer {
     let get = |name: &str| params.get(name).cloned().unwrap_or_default();
     let mut entries = account.0.lock().expect("the account");
-    if get("Filter.1.Name") == "tag:efa-gen:run" {
-        let runs = entries.iter_mut().filter_map(|entry| entry.tags.get_mut("efa-gen:run"));
-        runs.filter(|run| run.is_empty()).for_each(|run| *run = get("Filter.1.Value.1"));
-    }
     if action == "CopyImage" {
         let region = get("Region");
         let source = entries.iter().find(|entry| entry.id == get("SourceImageId")).cloned().expect("the source");
         let snapshot = format!("snap-{}", region.replace('-', ""));
         let id = format!("ami-{}", region.replace('-', ""));
-        let mut copy = Entry { id: id.clone(), region, snapshots: vec![snapshot.clone()], imds_v2: false, ..source };
+        let description =
+            format!("Copied for DestinationAmi {id} from SourceAmi {} for SourceSnapshot snap-1.", source.id);
+        let from = Some((get("SourceRegion"), source.id.clone()));
+        let (id_of_copy, snapshots, instance) = (id.clone(), vec![snapshot.clone()], String::new());
+        let mut copy =
+            Entry { id: id_of_copy, region, snapshots, imds_v2: false, instance, source: from, description, ..source };
         // A tag that was lost on the way.
         copy.tags.remove("team");
         entries.push(Entry { tags: Params::new(), id: snapshot, ..copy.clone() });
@@ -251,12 +314,17 @@ fn answered(id: &str, state: &str) -> String {
     format!("<instancesSet><item><instanceId>{id}</instanceId>{state}</item></instancesSet>")
 }
 
-fn instance(id: &str, params: &Params) -> Entry {
+fn tags_of(params: &Params) -> std::collections::BTreeMap<String, String> {
     let tags = (1_u32..).map_while(|n| {
         let tag = |end: &str| params.get(&format!("TagSpecification.1.Tag.{n}.{end}")).cloned();
         Some((tag("Key")?, tag("Value")?))
     });
-    Entry { tags: tags.collect(), ..Entry::new(id, "", "2025-01-01T00:00:00.000Z") }
+    tags.collect()
+}
+
+fn instance(id: &str, params: &Params) -> Entry {
+    let token = params["ClientToken"].clone();
+    Entry { tags: tags_of(params), token, ..Entry::new(id, "", &jiff::Timestamp::now().to_string()) }
 }
 
 /// Starts a command whose clean-up comes to no end, interrupts it when it has said `first`, and again at `then`. Returns

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// A request as it came in.
 #[derive(Debug, Clone)]
@@ -29,11 +30,13 @@ pub struct Reply {
     announced: Option<usize>,
     /// Close the connection after so many bytes of the body.
     cut: Option<usize>,
+    /// Send so many bytes of the body at a time, and rest in between.
+    drip: Option<(usize, Duration)>,
 }
 
 impl Reply {
     pub fn new(status: u16, body: &[u8]) -> Self {
-        Reply { status, headers: Vec::new(), body: body.to_vec(), announced: None, cut: None }
+        Reply { status, headers: Vec::new(), body: body.to_vec(), announced: None, cut: None, drip: None }
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Self {
@@ -48,6 +51,11 @@ impl Reply {
 
     pub fn cut(mut self, after: usize) -> Self {
         self.cut = Some(after);
+        self
+    }
+
+    pub fn drip(mut self, bytes: usize, every: Duration) -> Self {
+        self.drip = Some((bytes, every));
         self
     }
 
@@ -128,6 +136,12 @@ fn serve(stream: &TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked) ->
     }
     let mut stream = stream;
     stream.write_all(format!("{head}\r\n").as_bytes())?;
-    stream.write_all(&reply.body[..reply.cut.unwrap_or(reply.body.len()).min(reply.body.len())])?;
-    stream.flush()
+    let body = &reply.body[..reply.cut.unwrap_or(reply.body.len()).min(reply.body.len())];
+    let (piece, rest) = reply.drip.unwrap_or((body.len().max(1), Duration::ZERO));
+    for piece in body.chunks(piece) {
+        stream.write_all(piece)?;
+        stream.flush()?;
+        thread::sleep(rest);
+    }
+    Ok(())
 }

@@ -4,12 +4,17 @@
 pub mod account;
 pub mod aws;
 pub mod builds;
+pub mod canaries;
+pub mod hostile;
 pub mod http;
+pub mod launched;
 pub mod mpirun;
 pub mod nccl;
 pub mod pgp;
+pub mod preload;
 pub mod sample;
 pub mod sandbox;
+pub mod tls;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use efa_gen::cluster::test::Collective;
+use efa_gen::nccl::command::Collective;
 
 use super::nccl::Run;
 use super::{Ran, command, run_in, scratch};

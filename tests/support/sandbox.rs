@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use efa_gen::plan::{Action, Base, BootHook, Plan, Run, Stage, Step, Then, When};
+use efa_gen::plan::{Action, BaseImage, BootHook, GuestCommand, Plan, Stage, Step, Then, When};
 use efa_gen::render::{self, Format};
 
 /// A machine of its own for one script.
@@ -41,7 +41,16 @@ impl Sandbox {
 
     /// Writes a file.
     pub fn write(&self, name: &str, content: &str) {
-        fs::write(self.path(name), content).expect("a file can be written");
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("it is in the sandbox")).expect("a folder can be made");
+        fs::write(path, content).expect("a file can be written");
+    }
+
+    /// Puts a device on the PCI bus.
+    pub fn pci(&self, slot: &str, vendor: &str, device: &str, class: &str) {
+        for (name, value) in [("vendor", vendor), ("device", device), ("class", class)] {
+            self.write(&format!("pci/{slot}/{name}"), &format!("{value}\n"));
+        }
     }
 
     /// Reads a file; a missing one is empty.
@@ -69,6 +78,20 @@ impl Sandbox {
         ] {
             assert_eq!(replaced.matches(from).count(), 1, "the script says `{from}` once");
             replaced = replaced.replace(from, &to);
+        }
+        // Only the checks of kernels look there.
+        replaced = replaced.replace("/boot/vmlinuz-", &self.text("boot/vmlinuz-"));
+        // What the kernel tells of the machine is in the sandbox, too, as far as a test puts it there.
+        for (from, to) in [
+            ("/sys/bus/pci/devices/", "pci/"),
+            ("/sys/class/infiniband/", "infiniband/"),
+            ("/proc/driver/nvidia/", "nvidia/"),
+            ("/proc/sys/kernel/yama/", "yama/"),
+        ] {
+            replaced = replaced.replace(from, &self.text(to));
+        }
+        if self.path("meminfo").exists() {
+            replaced = replaced.replace("/proc/meminfo", &self.text("meminfo"));
         }
         if !self.path("gpus").exists() {
             self.write("gpus", "0");
@@ -137,7 +160,7 @@ impl Sandbox {
 /// An action that appends a line to a file.
 pub fn append(file: &Path, word: &str) -> Action {
     let redirect = format!("echo {word} >>{}", file.display());
-    Run::new(["sh", "-c", &redirect]).into()
+    GuestCommand::new(["sh", "-c", &redirect]).into()
 }
 
 /// A step without a word on why.
@@ -159,15 +182,17 @@ pub fn plan(stages: Vec<Stage>) -> Plan {
         notes: Vec::new(),
         stack: "none".into(),
         instance_type: None,
+        allowed: Vec::new(),
         architectures: Vec::new(),
         components: Vec::new(),
-        base: Base {
+        base: BaseImage {
             owners: vec!["000000000000".into()],
             name: "test-*".into(),
             architecture: "x86_64".into(),
             user: "nobody".into(),
             sudo_needs_tty: false,
             root_device: "/dev/xvda".into(),
+            openssh: "8.7".into(),
             root_gib: 8,
             imdsv2: true,
         },
@@ -177,9 +202,9 @@ pub fn plan(stages: Vec<Stage>) -> Plan {
         refresh_packages: Vec::new(),
         after_reboot: Vec::new(),
         boot_hook: BootHook {
-            install: vec![Run::new(["systemctl", "enable", "hook"]).into()],
-            start: vec![Run::new(["systemctl", "start", "hook"]).into()],
-            remove: vec![Run::new(["systemctl", "disable", "hook"]).into()],
+            install: vec![GuestCommand::new(["systemctl", "enable", "hook"]).into()],
+            start: vec![GuestCommand::new(["systemctl", "start", "hook"]).into()],
+            remove: vec![GuestCommand::new(["systemctl", "disable", "hook"]).into()],
         },
         stages,
     }

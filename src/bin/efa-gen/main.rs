@@ -1,28 +1,28 @@
 //! The binary: a table from commands to the modules that carry them out.
 
-mod build;
+mod aws;
 mod cli;
 mod cluster;
 mod commands;
-mod download;
-mod ec2;
-mod events;
-mod files;
-mod part;
-mod place;
-mod report;
-mod signals;
-mod ssh;
-mod validate;
+mod image;
+mod io;
+mod nccl_test;
+mod preflight;
+mod run;
+mod timeouts;
 
+use crate::io::{panic_hook, terminal};
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use cli::{Cli, Command};
+use crate::cli::Command;
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    panic_hook::install(terminal::message);
+    let command = match cli::parse() {
+        Ok(cli) => cli.command,
+        Err(code) => return code,
+    };
+    let result = match command {
         Command::Render(args) => commands::render::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
         Command::Build(args) => commands::build::run(&args),
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Sweep(args) => commands::sweep::run(&args),
         Command::Images(args) => commands::images::run(&args),
         Command::Image(cli::cloud::ImageCommand::Rm(args)) => commands::images::rm(&args),
+        Command::Permissions(args) => commands::permissions::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Fetch(args) => commands::fetch::run(&args),
         Command::Validate(args) => commands::validate::run(&args),
@@ -42,6 +43,6 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report::fail(&error),
+        Err(error) => terminal::error(&error),
     }
 }

@@ -5,8 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::support::{catalog, command, efa_gen, stderr, stdout};
+use efa_gen::version::at_least;
 
-const ALL_FILES: [&str; 4] = ["install.sh", "user-data.yaml", "image.pkr.hcl", "plugins.pkr.hcl"];
+const ALL_FILES: [&str; 5] = ["install.sh", "user-data.yaml", "user-data.yaml.gz", "image.pkr.hcl", "plugins.pkr.hcl"];
 
 #[test]
 fn one_format_goes_to_stdout_and_talk_to_stderr() {
@@ -16,6 +17,7 @@ fn one_format_goes_to_stdout_and_talk_to_stderr() {
     assert_eq!(stderr(&script), "");
     let user_data = efa_gen(&["render", "--distro", "ubuntu18", "--format", "cloud-init"]);
     assert!(stdout(&user_data).starts_with("#cloud-config\n"));
+    assert!(stderr(&user_data).contains("EC2 is given user-data.yaml.gz"), "{}", stderr(&user_data));
     let packer = efa_gen(&["render", "--distro", "ubuntu18", "--format", "packer"]);
     assert!(stdout(&packer).contains("source \"amazon-ebs\" \"image\""));
     assert!(stderr(&packer).contains("install.sh beside it"));
@@ -46,7 +48,56 @@ fn out_writes_every_file_and_check_tells_what_is_stale() {
     assert!(stdout(&stale).contains("-umask 000\n+umask 022\n"), "{}", stdout(&stale));
     assert!(stdout(&stale).contains("+packer {"), "{}", stdout(&stale));
     assert!(stderr(&stale).contains("2 files are stale"), "{}", stderr(&stale));
-    assert_eq!(fs::read_dir(folder.path().join("a/b")).expect("it can be read").count(), 3, "--check writes nothing");
+    assert_eq!(fs::read_dir(folder.path().join("a/b")).expect("it can be read").count(), 4, "--check writes nothing");
+}
+
+#[test]
+fn check_tells_of_compressed_user_data_that_is_stale() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let out = folder.path().display().to_string();
+    let render = ["render", "--distro", "al2", "--format", "cloud-init", "--out", &out];
+    assert!(efa_gen(&render).status.success());
+    let packed = folder.path().join("user-data.yaml.gz");
+    let good = fs::read(&packed).expect("it is there");
+    let last = good.len() - 1;
+    let name = packed.display();
+    // A byte of its end, its operating system, another file, nothing, and no file at all.
+    let cases: [(Option<Vec<u8>>, String); 5] = [
+        (Some([&good[..last], &[!good[last]]].concat()), format!("differs: {} bytes", good.len())),
+        (Some([&good[..9], &[3], &good[10..]].concat()), format!("differs: {} bytes", good.len())),
+        (Some(b"\x1f\x8b\xff\x00\x1b[31m".to_vec()), "differs: 9 bytes".into()),
+        (Some(Vec::new()), "differs: 0 bytes".into()),
+        (None, "is missing".into()),
+    ];
+    for (there, words) in cases {
+        match &there {
+            Some(bytes) => fs::write(&packed, bytes).expect("it can be written"),
+            None => fs::remove_file(&packed).expect("it can be removed"),
+        }
+        let stale = efa_gen(&[&render[..], &["--check"]].concat());
+        assert_eq!(stale.status.code(), Some(1), "{words}");
+        assert_eq!(stdout(&stale), format!("{name} {words}, {} bytes as rendered now\n", good.len()));
+        assert!(stderr(&stale).contains("1 file is stale"), "{}", stderr(&stale));
+    }
+    // Rendered again, both are as they must be; what the readable one lacks is told of it alone.
+    assert!(efa_gen(&render).status.success());
+    assert_eq!(fs::read(&packed).expect("it is there"), good);
+    fs::write(folder.path().join("user-data.yaml"), "").expect("it can be written");
+    let stale = efa_gen(&[&render[..], &["--check"]].concat());
+    assert!(stdout(&stale).contains("+#cloud-config\n") && !stdout(&stale).contains("differs"), "{}", stdout(&stale));
+}
+
+#[test]
+fn user_data_that_is_too_long_is_refused_and_nothing_written() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let noise: String = (0..4000u32).map(|n| format!("{:x}\n", n.wrapping_mul(2_654_435_761))).collect();
+    let (extra, out) = (folder.path().join("extra"), folder.path().join("out"));
+    fs::write(&extra, format!("#!/bin/sh\n{noise}")).expect("it can be written");
+    let (extra, out_text) = (extra.display().to_string(), out.display().to_string());
+    let refused = efa_gen(&["render", "--distro", "al2", "--extra-script", &extra, "--out", &out_text]);
+    assert_eq!((refused.status.code(), stdout(&refused)), (Some(4), String::new()));
+    assert!(stderr(&refused).contains(" more than EC2 allows (16384)"), "{}", stderr(&refused));
+    assert!(!out.exists());
 }
 
 #[test]
@@ -79,15 +130,22 @@ fn the_common_grammar_has_nothing_that_packer_1_6_refuses() {
         "include_deprecated",
         "error-cleanup",
         "source_public_ip",
+        "key_pair_type",
+        "capacity_reservation",
+        "_arns",
+        "deregistration_protection",
     ] {
-        assert!(!text.contains(word), "{word}");
+        // The file's head says what it does without.
+        let body = text.split_once("packer {").expect("a body").1;
+        assert!(!body.contains(word), "{word}");
     }
 }
 
 #[test]
 fn every_packer_template_is_hcl() {
     for distribution in &catalog().distributions {
-        for version in ["1.6", "1.7"] {
+        let old = !at_least(&distribution.ami.openssh, "8.8");
+        for version in ["1.6", "1.7"].into_iter().filter(|version| *version == "1.7" || old) {
             let output = efa_gen(&["render", "--distro", &distribution.id, "--format", "packer", "--packer", version]);
             let body: Result<hcl_edit::structure::Body, _> = stdout(&output).parse();
             assert!(body.is_ok_and(|body| body.has_blocks("source")), "{} {version}", distribution.id);
@@ -113,7 +171,7 @@ fn every_user_data_is_yaml_with_two_files() {
         let files: Vec<_> =
             config.write_files.iter().map(|file| (file.path.as_str(), file.permissions.as_str())).collect();
         let expected =
-            [("/var/lib/efa-gen/install.sh", "0755"), ("/var/lib/cloud/scripts/per-boot/efa-gen.sh", "0755")];
+            [("/var/lib/efa-gen/install.sh", "0600"), ("/var/lib/cloud/scripts/per-boot/efa-gen.sh", "0755")];
         assert_eq!(files, expected);
         assert_eq!(config.write_files[1].content, "#!/bin/sh\nexec /bin/bash /var/lib/efa-gen/install.sh --start\n");
     }
@@ -144,17 +202,22 @@ fn refusals_name_the_thing_and_give_a_hint() {
         (
             &["--distro", "al1", "--efa", "1.12.0"],
             4,
-            "EFA installer 1.12.0 does not support Amazon Linux 1 any more",
-            "1.11.2",
+            "EFA installer 1.12.0 does not support Amazon Linux 1 any more: the last one that does is 1.11.2",
+            "this works: --distro al1 --stack cuda-11.0",
         ),
-        (&["--distro", "centos7", "--efa", "1.3.0"], 4, "does not support CentOS 7 yet", "1.4.0"),
+        (
+            &["--distro", "centos7", "--efa", "1.3.0"],
+            4,
+            "does not support CentOS 7 yet: the first one that does is 1.4.0 [rule efa-distribution]",
+            "this works: --distro centos7 ",
+        ),
         (&["--distro", "al2", "--efa", "latest"], 2, "`latest` is not an EFA installer version", "never rendered"),
         (&["--distro", "al2", "--efa", "1.9"], 2, "`1.9` is not an EFA installer version", "1.9.5"),
         (
             &["--distro", "al2", "--stack", "newest", "--efa", "1.30.0"],
             4,
-            "EFA installer 1.30.0 does not go with plugin 1.20.0 yet",
-            "1.49.0",
+            "EFA installer 1.30.0 does not go with plugin 1.20.0 yet: the first one that does is 1.49.0 [rule efa-plugin]",
+            "this works: --distro al2 --stack cuda-12.2-efa-1.49",
         ),
         (
             &["--distro", "al2", "--efa", "1.48.0"],
@@ -179,20 +242,20 @@ fn refusals_name_the_thing_and_give_a_hint() {
         (
             &["--distro", "al2", "--instance-type", "p4d.24xlarge"],
             4,
-            "CUDA 10.1.243 can't build for A100 (sm_80)",
-            "sm_70, sm_75",
+            "CUDA 10.1.243 can't build for A100 (sm_80): it builds for sm_70, sm_75 [rule cuda-gpu]",
+            "this works: --distro al2 --stack cuda-12.2-efa-1.49 --instance-type p4d.24xlarge",
         ),
         (
             &["--distro", "ubuntu18", "--stack", "newest", "--instance-type", "p5.48xlarge"],
             4,
             "does not drive p5.48xlarge, which needs 1.29.0",
-            "choose",
+            "this works: --distro ",
         ),
         (
             &["--distro", "al1", "--stack", "newest", "--instance-type", "p4d.24xlarge"],
             4,
             "no fabric manager 450.248.02 is pinned",
-            "choose",
+            "this works: --distro ",
         ),
         (&["--distro", "al2", "--instance-type", "c5n.18xlarge"], 4, "c5n.18xlarge has no NVIDIA GPU", "--no-gpu"),
         (&["--distro", "al2", "--mirror", "ftp://x"], 2, "`ftp://x` is not the address of a mirror", "http://mirror"),
@@ -203,6 +266,18 @@ fn refusals_name_the_thing_and_give_a_hint() {
             "http://mirror",
         ),
         (&["--distro", "al2", "--mirror", "https://"], 2, "`https://` is not the address of a mirror", "http://mirror"),
+        (
+            &["--distro", "al2", "--yum-repository", "ftp://x"],
+            2,
+            "`ftp://x` is not the address of a yum repository",
+            "the folder that holds repodata/",
+        ),
+        (
+            &["--distro", "debian12", "--yum-repository", "https://x.example"],
+            2,
+            "--yum-repository is not for Debian 12, whose packages yum does not install",
+            "leave it out",
+        ),
         (&["--distro", "al2", "--stack-file", "/no/such"], 5, "could not read stack file /no/such", ""),
         (&["--distro", "al2", "--stack-file", "/"], 2, "stack file / is a folder", ""),
         (&["--distro", "al2", "--no-gpu", "--test"], 2, "needs a GPU stack", "--no-gpu"),
@@ -292,7 +367,7 @@ fn lists_are_for_people_and_for_programs() {
     let distros = json(&["distros", "--output", "json"]);
     assert_eq!(distros.as_array().map(Vec::len), Some(catalog().distributions.len()));
     let types = json(&["instance-types", "--output", "json"]);
-    assert_eq!(types.as_array().map(Vec::len), Some(297));
+    assert_eq!(types.as_array().map(Vec::len), Some(305));
     let p3dn =
         types.as_array().and_then(|types| types.iter().find(|t| t["name"] == "p3dn.24xlarge")).expect("p3dn is there");
     assert_eq!(
@@ -301,7 +376,10 @@ fn lists_are_for_people_and_for_programs() {
     );
     let stacks = json(&["stacks", "--output", "json"]);
     let undigested: Vec<_> = stacks.as_array().expect("a list").iter().filter(|row| row["digest"].is_null()).collect();
-    assert!(undigested.iter().all(|row| row["origin"] == "bundled with the EFA installer"), "{undigested:?}");
+    // AWS publishes no digest of the newest installer.
+    let known =
+        |row: &&serde_json::Value| row["origin"] == "bundled with the EFA installer" || row["version"] == "1.51.0";
+    assert!(undigested.iter().all(known), "{undigested:?}");
     let plan = json(&["plan", "--distro", "centos-7", "--output", "json"]);
     assert_eq!(plan["distribution"], "centos7");
     assert!(stdout(&efa_gen(&["plan", "--distro", "al1"])).contains("-- reboot --"));

@@ -2,3 +2,4 @@
 
 mod launch;
 mod plan;
+mod ssh;

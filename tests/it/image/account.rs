@@ -15,7 +15,8 @@ const OLD: &str = "2025-01-01T00:00:10.000Z";
 fn image(id: &str, snapshot: &str, state: &str) -> [Entry; 2] {
     let tagged = |entry: Entry| entry.tag("efa-gen:state", state).tag("efa-gen:plan", "abc");
     let image = Entry { snapshots: vec![snapshot.into()], ..Entry::new(id, RUN, OLD) };
-    [tagged(image), tagged(Entry::new(snapshot, RUN, OLD))]
+    let description = format!("Created by CreateImage(i-1) for {id}");
+    [tagged(image), tagged(Entry { description, ..Entry::new(snapshot, RUN, OLD) })]
 }
 
 fn now() -> String {
@@ -223,14 +224,6 @@ fn a_named_run_goes_whatever_its_age_and_alone() {
 }
 
 #[test]
-fn a_thing_of_unknown_age_is_left_alone_unless_its_run_is_named() {
-    let account = Account::new([Entry::new("sg-1", "by-hand", "")]);
-    let stub = stub(&account);
-    assert_ran(&run(&stub, &["sweep", "--yes", "--older-than", "1s"]), 0, &["of unknown age"]);
-    assert_eq!(account.ids(), ["sg-1"]);
-}
-
-#[test]
 fn an_untagged_snapshot_of_an_unfinished_image_goes_with_it() {
     let mut things = image("ami-00000004", "snap-4", "building").to_vec();
     things[1].tags.clear();
@@ -281,10 +274,20 @@ fn what_is_refused_is_told_at_the_end_and_the_rest_goes() {
 
 #[test]
 fn what_is_still_listed_afterwards_is_an_error() {
-    let account = Account::new([Entry::new("vol-1", RUN, OLD)]);
+    let account = Account::new(["i-1", "vol-1"].map(|id| Entry::new(id, RUN, OLD)));
     let stub = odd(&account, |action, _| (action == "DeleteVolume").then(|| crate::support::aws::done(action, "")));
     let ran = run(&stub, &["sweep", "--yes"]);
     assert_ran(&ran, 10, &["volume vol-1 in us-east-1 is still there: it is still listed", "hint: the notes say why"]);
+}
+
+/// Who may not delete volumes, as a build's policy has it, can clean up all the same.
+#[test]
+fn a_volume_that_goes_with_its_instance_is_waited_for() {
+    let volume = Entry { state: "in-use".into(), ..Entry::new("vol-1", RUN, OLD) };
+    let account = Account::new([Entry::new("i-1", RUN, OLD), volume]);
+    let stub = stub(&account);
+    assert_ran(&run(&stub, &["sweep", "--yes"]), 0, &["removed instance i-1"]);
+    assert_eq!((account.ids(), changes(&stub)), (Vec::<String>::new(), vec!["TerminateInstances".to_owned()]));
 }
 
 #[test]

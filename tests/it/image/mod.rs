@@ -2,7 +2,9 @@
 
 mod account;
 mod builder;
+mod ownership;
 mod packer_driver;
+mod power_cut;
 mod preflight;
 mod publish;
 mod resume;

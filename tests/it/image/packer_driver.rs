@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::aws::{Answer, Params, Stub, done, is_dry, refuse};
+use crate::support::hostile::{FLOOD, HOSTILE, MEMORY, assert_harmless, watched};
 use crate::support::http::{Reply, Server};
 use crate::support::pgp::{bytes, fingerprint};
 use crate::support::{Ran, command, names, scratch};
@@ -38,6 +39,8 @@ const BUILT: &str = "ami-0b0b0b0b0b0b0b0b0";
 /// A folder with the fake Packer, the AWS that it speaks of, and the mirror of the EFA installer.
 struct Stage {
     folder: TempDir,
+    /// One that the Packer can log in to.
+    distribution: &'static str,
     aws: Stub,
     mirror: Server,
 }
@@ -56,11 +59,14 @@ impl Stage {
         let tags = Arc::new(Mutex::new(BTreeMap::new()));
         let aws = Stub::start(move |call, params| answer(call, params, &fake, &tags));
         let mirror = Server::start(|asked| match asked.path.rsplit('/').next().unwrap_or_default() {
-            "our-efa-1.50.0.tar.gz" => Reply::file(asked, &bytes("efa.tar.gz"), "\"one\""),
-            "our-efa-1.50.0.tar.gz.sig" => Reply::new(200, &bytes("good.sig")),
+            name if name.starts_with("our-efa-") && name.ends_with(".gz") => {
+                Reply::file(asked, &bytes("efa.tar.gz"), "\"one\"")
+            }
+            name if name.starts_with("our-efa-") => Reply::new(200, &bytes("good.sig")),
             _ => Reply::new(200, &bytes("good.asc")),
         });
-        Stage { folder, aws, mirror }
+        let distribution = if version.contains(" v1.6.") { "al2" } else { "debian12" };
+        Stage { folder, distribution, aws, mirror }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -86,7 +92,8 @@ impl Stage {
 
     fn command(&self, more: &[&str]) -> Command {
         let mut command = self.binary();
-        command.args(["build", "--distro", "debian12", "--driver", "packer", "--source-ami", BASE]);
+        command.args(["build", "--distro", self.distribution, "--stack", "newest"]);
+        command.args(["--driver", "packer", "--source-ami", BASE]);
         command.args(["--stack-file", "stack.toml", "--mirror", &format!("{}/efa", self.mirror.url)]);
         command.args(["--ssh-cidr", "203.0.113.7/32"]).args(more);
         command
@@ -114,16 +121,18 @@ fn ended(child: Child) -> Ran {
     Ran { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
-/// A stack file whose EFA installer is the OpenPGP fixture.
+/// A stack file whose EFA installers, those of the distributions' newest stacks, are the OpenPGP fixture.
 fn stack_file(folder: &Path) {
     use sha2::Digest;
     let sha256: String = sha2::Sha256::digest(bytes("efa.tar.gz")).iter().map(|byte| format!("{byte:02x}")).collect();
-    let url = "https://downloads.example/our-efa-1.50.0.tar.gz";
     let signer = format!("fingerprint = \"{}\", key = \"https://keys.example/team.asc\"", fingerprint("good"));
-    let text = format!(
-        "[[efa]]\nversion = \"1.50.0\"\ndownload = {{ url = \"{url}\", sha256 = \"{sha256}\", published = \"us\" }}\nsigner = {{ {signer} }}\n"
-    );
-    fs::write(folder.join("stack.toml"), text).expect("a file");
+    let one = |version: &str| {
+        let url = format!("https://downloads.example/our-efa-{version}.tar.gz");
+        format!(
+            "[[efa]]\nversion = \"{version}\"\ndownload = {{ url = \"{url}\", sha256 = \"{sha256}\", published = \"us\" }}\nsigner = {{ {signer} }}\n"
+        )
+    };
+    fs::write(folder.join("stack.toml"), one("1.49.0") + &one("1.50.0")).expect("a file");
 }
 
 type Tags = Mutex<BTreeMap<String, String>>;
@@ -134,10 +143,11 @@ fn answer(call: &str, params: &Params, fake: &Path, tags: &Tags) -> Answer {
         return refuse("DryRunOperation", "it would have succeeded");
     }
     let get = |name: String| params.get(&name).cloned();
+    let public = fake.join("public").exists();
     let subnet = |zone: &str| {
         format!(
             "<item><subnetId>subnet-0{zone}</subnetId><vpcId>vpc-0</vpcId><availabilityZone>us-east-1{zone}</availabilityZone>\
-             <availableIpAddressCount>9</availableIpAddressCount></item>"
+             <availableIpAddressCount>9</availableIpAddressCount><mapPublicIpOnLaunch>{public}</mapPublicIpOnLaunch></item>"
         )
     };
     let inner = match call {
@@ -173,9 +183,9 @@ fn answer(call: &str, params: &Params, fake: &Path, tags: &Tags) -> Answer {
 
 fn images(params: &Params, fake: &Path, tags: &Tags) -> String {
     let asked = ["ImageId.1", "Filter.1.Name"].iter().find_map(|name| params.get(*name)).map_or("", String::as_str);
-    let image = |id: &str, tags: &str| {
+    let image = |id: &str, name: &str, tags: &str| {
         format!(
-            "<imagesSet><item><imageId>{id}</imageId><name>of {id}</name><imageState>available</imageState>\
+            "<imagesSet><item><imageId>{id}</imageId><name>{name}</name><imageState>available</imageState>\
              <architecture>x86_64</architecture><enaSupport>true</enaSupport><imdsSupport>v2.0</imdsSupport>\
              <rootDeviceName>/dev/xvda</rootDeviceName><blockDeviceMapping><item><deviceName>/dev/xvda</deviceName>\
              <ebs><snapshotId>snap-0</snapshotId><volumeSize>8</volumeSize></ebs></item></blockDeviceMapping>\
@@ -183,7 +193,7 @@ fn images(params: &Params, fake: &Path, tags: &Tags) -> String {
         )
     };
     if asked == BASE {
-        return image(BASE, "");
+        return image(BASE, "base", "");
     }
     if !fake.join("made").exists() || (asked != BUILT && asked != "tag:efa-gen:run") {
         return "<imagesSet/>".to_owned();
@@ -195,7 +205,8 @@ fn images(params: &Params, fake: &Path, tags: &Tags) -> String {
     all.insert("efa-gen:run".into(), given["run"].as_str().unwrap_or_default().into());
     all.extend(tags.lock().expect("the tags").clone());
     let item = |(key, value): (&String, &String)| format!("<item><key>{key}</key><value>{value}</value></item>");
-    image(BUILT, &all.iter().map(item).collect::<String>())
+    let name = given["ami_name"].as_str().unwrap_or_default();
+    image(BUILT, name, &all.iter().map(item).collect::<String>())
 }
 
 #[test]
@@ -240,6 +251,10 @@ fn packer_makes_the_image_and_efa_gen_publishes_it() {
         assert_eq!(given["root_gib"], 99);
         assert_eq!(given["encrypt"], false);
         assert_eq!(given["ssh_cidrs"][0], "203.0.113.7/32");
+        assert_eq!(given["associate_public_ip_address"], true);
+        assert_eq!(given["key_pair_type"], if newest { "ed25519".into() } else { Value::Null });
+        assert_eq!(ran.stderr.contains("this Packer can't require IMDSv2"), !newest, "{}", ran.stderr);
+        assert_eq!(ran.stderr.contains("this Packer's login key is RSA"), !newest, "{}", ran.stderr);
         assert_eq!(given["more_tags"]["team"], "a {{\"{{\"}}b}} ${c}", "Go's templates find nothing in it");
         assert!(ran.stderr.contains("Stopping the source instance"), "Packer's lines are told: {}", ran.stderr);
         assert!(!format!("{given}{}{}", ran.stderr, stage.read("fake/argv")).contains("a-secret"));
@@ -249,6 +264,22 @@ fn packer_makes_the_image_and_efa_gen_publishes_it() {
             let real = stage.aws.calls(packers).iter().any(|params| params.get("DryRun").is_none());
             assert!(!real, "{packers} is not efa-gen's here");
         }
+    }
+}
+
+#[test]
+fn the_flags_on_the_way_to_the_builder_reach_packer() {
+    let given = |version: &str, more: &[&str]| -> Value {
+        let stage = Stage::new(version, GOOD);
+        let ran = stage.run(more);
+        assert_eq!(ran.code, 0, "{version}: {}", ran.stderr);
+        serde_json::from_str(&stage.read("fake/given/efa-gen.pkrvars.json")).expect("JSON")
+    };
+    for version in ["Packer v1.6.6", "Packer v1.16.0"] {
+        let private = given(version, &["--private", "--key-type", "rsa"]);
+        assert_eq!(private["ssh_interface"], "private_ip");
+        assert_eq!(private["associate_public_ip_address"], false);
+        assert_eq!(private["key_pair_type"], if version.contains("1.16") { "rsa".into() } else { Value::Null });
     }
 }
 
@@ -264,8 +295,39 @@ fn a_failed_build_says_why_in_packers_own_words() {
         let ran = stage.run(&[]);
         assert_eq!(ran.code, code, "{}", ran.stderr);
         assert!(ran.stderr.contains(&format!("error: packer build failed: {reason}")), "{}", ran.stderr);
-        assert!(ran.stderr.contains("the last that it said:\n==> amazon-ebs.image: step 3"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("the last that it said:\n    | ==> amazon-ebs.image: step 3"), "{}", ran.stderr);
     }
+}
+
+#[test]
+fn packers_lines_do_nothing_to_a_terminal_and_take_no_memory() {
+    let errored =
+        "echo \"Build 'x' errored after 3 minutes: Script exited with non-zero exit status $(cat \"$FAKE/hostile\")\"";
+    for build in [&format!("{errored}; exit 1"), "cat \"$FAKE/hostile\"; cat \"$FAKE/hostile\" >&2; exit 1"] {
+        let stage = Stage::new("Packer v1.16.0", build);
+        fs::write(stage.path("fake/hostile"), HOSTILE).expect("a file");
+        let ran = stage.run(&[]);
+        assert!(ran.code == 6 || ran.code == 10, "{}", ran.stderr);
+        assert!(ran.stderr.matches("]52;c;b3duZWQ=").count() >= 2, "as it comes and by the error: {}", ran.stderr);
+        assert_harmless(&ran.stderr);
+        let runs = fs::read_dir(stage.path(".local/state/efa-gen/runs")).expect("runs");
+        let logs: Vec<String> = runs
+            .map(|run| fs::read_to_string(run.expect("a run").path().join("build.log")).expect("its log"))
+            .collect();
+        assert!(logs.len() == 1 && logs[0].contains("]52;c;b3duZWQ="), "{logs:?}");
+        assert_harmless(&logs[0]);
+    }
+    let stage = Stage::new(HOSTILE, GOOD);
+    let ran = stage.run(&[]);
+    assert!(ran.stderr.contains("`packer version` did not say which one it is"), "{}", ran.stderr);
+    assert_harmless(&ran.stderr);
+    let stage = Stage::new("Packer v1.16.0", &format!("{FLOOD}; echo; {FLOOD} >&2; echo the end >&2; exit 1"));
+    let (code, said, memory) = watched(&mut stage.command(&[]), stage.folder.path());
+    assert_eq!(code, Some(10), "{}", &said[said.len().saturating_sub(999)..]);
+    assert!(said.matches("more bytes in this line]").count() >= 2, "{} bytes", said.len());
+    assert!(memory < MEMORY, "{memory} KiB");
+    let error = &said[said.find("error: ").expect("an error")..];
+    assert!(error.len() < 6_000, "{} bytes: {error}", error.len());
 }
 
 #[test]
@@ -303,6 +365,36 @@ fn what_packer_can_not_do_is_refused_before_anything_is_made() {
         }
         assert_eq!(stage.read("fake/argv"), "version\n", "{version}");
     }
+}
+
+#[test]
+fn an_old_packer_is_not_taken_where_it_would_fail_later() {
+    let refused = |change: &dyn Fn(&mut Stage), more: &[&str], code: i32, words: &[&str]| {
+        let mut stage = Stage::new("Packer v1.6.6", GOOD);
+        change(&mut stage);
+        let ran = stage.run(more);
+        assert_eq!(ran.code, code, "{}", ran.stderr);
+        for word in words {
+            assert!(ran.stderr.contains(word), "no {word:?} in {}", ran.stderr);
+        }
+        assert_eq!(stage.read("fake/argv"), "version\n", "nothing is built");
+    };
+    let other = |distribution: &'static str| move |stage: &mut Stage| stage.distribution = distribution;
+    refused(&other("debian12"), &[], 4, &["Packer 1.6 can't log in to Debian 12", "OpenSSH 8.8", "1.7 or newer"]);
+    refused(&other("ubuntu24"), &[], 4, &["Packer 1.6 can't log in to Ubuntu 24.04", "this one is 9.6"]);
+    let as_it_is = |_: &mut Stage| {};
+    refused(&as_it_is, &["--key-type", "ed25519"], 2, &["--key-type ed25519: Packer 1.6.6 makes RSA keys alone"]);
+    refused(&as_it_is, &["--key-type", "ecdsa"], 2, &["--key-type ecdsa does not go with --driver packer"]);
+    let public = |stage: &mut Stage| fs::write(stage.path("fake/public"), "").expect("a file");
+    let words = ["--private: subnet subnet-0b gives public addresses, and Packer 1.6.6 can't do without"];
+    refused(&public, &["--private"], 4, &words);
+
+    // A newer one tells EC2 what the builder is to have.
+    let mut stage = Stage::new("Packer v1.16.0", GOOD);
+    public(&mut stage);
+    let ran = stage.run(&["--private"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(stage.read("fake/given/efa-gen.pkrvars.json").contains("\"associate_public_ip_address\": false"));
 }
 
 #[test]

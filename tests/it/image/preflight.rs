@@ -1,8 +1,10 @@
 //! What a build or a launch finds out before it makes anything, and that one problem hides no other. Against a stub of AWS.
 
 use crate::support::account::Entry;
-use crate::support::aws::{Params, done};
-use crate::support::builds::{BASE, EFA, Stage, assert_ran, type_with};
+use std::collections::BTreeSet;
+
+use crate::support::aws::{Params, done, is_dry, refuse};
+use crate::support::builds::{BASE, EFA, LARGE, Stage, assert_ran, machines, odd_machines, type_with};
 use crate::support::stderr;
 
 /// The way out leads to a gateway that has been deleted.
@@ -138,4 +140,158 @@ fn session_manager_needs_the_programs_that_carry_the_connection() {
         let output = stage.command(&[line, &rest].concat()).env("PATH", &path).output().expect("it starts");
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     }
+}
+
+/// A group whose members reach each other.
+const MEMBERS: &str = "<securityGroupInfo><item><groupId>sg-1</groupId><vpcId>vpc-0</vpcId><ipPermissions><item>\
+    <ipProtocol>-1</ipProtocol><groups><item><groupId>sg-1</groupId></item></groups></item></ipPermissions>\
+    <ipPermissionsEgress><item><ipProtocol>-1</ipProtocol><groups><item><groupId>sg-1</groupId></item></groups></item>\
+    </ipPermissionsEgress></item></securityGroupInfo>";
+
+/// Machines of that type, of which there are none left; `again` is never asked.
+fn large() -> Stage {
+    odd_machines(
+        || unreachable!("none is launched"),
+        |action, params| match action {
+            "DescribeInstanceTypes" => Some(done(action, &type_with(LARGE))),
+            "CreatePlacementGroup" if !is_dry(params) => Some(done(action, "")),
+            "RunInstances" if !is_dry(params) => Some(refuse("VcpuLimitExceeded", "None is left.")),
+            "DescribeSecurityGroups" if params.contains_key("GroupId.1") => Some(done(action, MEMBERS)),
+            _ => None,
+        },
+    )
+}
+
+/// The tags of each resource that a call asks for, by its kind.
+fn tagged(call: &Params) -> Vec<(String, Params)> {
+    let tags = |n: u32| -> Params {
+        let tag = |m: u32, end: &str| call.get(&format!("TagSpecification.{n}.Tag.{m}.{end}")).cloned();
+        (1..).map_while(|m| Some((tag(m, "Key")?, tag(m, "Value")?))).collect()
+    };
+    (1..).map_while(|n| Some((call.get(&format!("TagSpecification.{n}.ResourceType"))?.clone(), tags(n)))).collect()
+}
+
+const MAKE: [&str; 5] =
+    ["ImportKeyPair", "CreateSecurityGroup", "RunInstances", "CreatePlacementGroup", "AllocateAddress"];
+
+/// Action, kind and tags of everything that was asked for by dry run, or in earnest.
+fn asked(stage: &Stage, dry: bool) -> Vec<(&'static str, String, Params)> {
+    let of = |action: &'static str| {
+        let calls = stage.stub.calls(action).into_iter().filter(move |call| is_dry(call) == dry);
+        calls.flat_map(move |call| {
+            let tagged = tagged(&call);
+            assert!(!tagged.is_empty(), "{action} tags nothing: {call:?}");
+            tagged.into_iter().map(move |(kind, tags)| (action, kind, tags))
+        })
+    };
+    MAKE.into_iter().flat_map(of).collect()
+}
+
+/// The one run that all of these are of.
+fn run_of(asked: &[(&str, String, Params)]) -> String {
+    let runs: BTreeSet<&String> = asked
+        .iter()
+        .map(|(action, kind, tags)| tags.get("efa-gen:run").unwrap_or_else(|| panic!("{action} of {kind}: {tags:?}")))
+        .collect();
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    let run = runs.into_iter().next().expect("a run").clone();
+    let form: String = run.chars().map(|c| if c.is_ascii_hexdigit() { '0' } else { c }).collect();
+    assert_eq!(form, "00000000-000000-0000", "{run}");
+    run
+}
+
+#[test]
+fn every_dry_run_of_a_build_carries_the_tags_of_what_is_made() {
+    let stage = large();
+    let gate = ["--gate", "p4d.24xlarge", "--tag", "team=hpc"];
+    assert_ran(&stage.build(&[&gate[..], &["--plan"]].concat()), 0, &[]);
+    let planned = asked(&stage, true);
+    let run = run_of(&planned);
+    let actions: BTreeSet<&str> = planned.iter().map(|(action, ..)| *action).collect();
+    assert_eq!(actions, MAKE.into_iter().collect(), "each is asked for");
+    assert!(planned.iter().all(|(.., tags)| tags["team"] == "hpc"), "{planned:?}");
+    let of = |action: &str, name: &str| -> BTreeSet<String> {
+        let found = planned.iter().filter(|(of, ..)| *of == action);
+        found.map(|(.., tags)| tags.get(name).cloned().unwrap_or_default()).collect()
+    };
+    let set = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(of("RunInstances", "efa-gen:role"), set(&["builder", "node"]));
+    assert!(!of("RunInstances", "efa-gen:until").contains(""), "{planned:?}");
+    assert_eq!(of("AllocateAddress", "efa-gen:role"), set(&["node"]));
+    assert_eq!(of("CreatePlacementGroup", "efa-gen:cluster"), set(&[&format!("gate-{run}")]));
+}
+
+#[test]
+fn what_a_build_makes_is_of_the_run_that_its_dry_runs_asked_for() {
+    let stage = machines(|| unreachable!("it is launched once"));
+    stage.account.0.lock().expect("the account").clear();
+    assert_ran(&stage.build(&["--on-error", "keep"]), 10, &["GetConsoleOutput"]);
+    let (dry, made) = (asked(&stage, true), asked(&stage, false));
+    let run = run_of(&dry);
+    assert_eq!(run_of(&made), run);
+    let without_time = |asked: Vec<(&'static str, String, Params)>| -> Vec<(&'static str, String, Params)> {
+        let timeless = |(action, kind, mut tags): (_, _, Params)| {
+            if let Some(until) = tags.get_mut("efa-gen:until") {
+                "some time".clone_into(until);
+            }
+            (action, kind, tags)
+        };
+        asked.into_iter().map(timeless).collect()
+    };
+    assert_eq!(without_time(dry.clone()), without_time(made), "the same kinds with the same tags");
+    // A run that goes on is itself in its dry runs.
+    let before = dry.len();
+    assert_ran(&stage.run(&["build", "--resume", &run]), 10, &["GetConsoleOutput"]);
+    let again = asked(&stage, true);
+    assert!(again.len() > before, "it asks again");
+    assert_eq!(run_of(&again), run);
+}
+
+#[test]
+fn each_build_asks_for_itself() {
+    let stage = Stage::good();
+    for distribution in ["debian12", "ubuntu24"] {
+        let planned = stage.build_command(distribution, &["--plan"]).output().expect("it starts");
+        assert_eq!(planned.status.code(), Some(0), "{}", stderr(&planned));
+    }
+    let runs: BTreeSet<String> =
+        asked(&stage, true).into_iter().map(|(.., tags)| tags["efa-gen:run"].clone()).collect();
+    assert_eq!(runs.len(), 2, "{runs:?}");
+}
+
+#[test]
+fn every_dry_run_of_a_launch_carries_the_tags_of_its_nodes_and_so_does_a_growth() {
+    let stage = large();
+    stage.account.0.lock().expect("the account").clear();
+    let launch = ["launch", "--type", "p4d.24xlarge", "--nodes", "2", "--ami", BASE, "--distro", "debian12"];
+    let more = ["--name", "blue", "--ssh-cidr", "203.0.113.7/32", "--tag", "team=hpc"];
+    assert_ran(&stage.run(&[&launch[..], &more, &["--plan"]].concat()), 0, &[]);
+    let planned = asked(&stage, true);
+    let first = run_of(&planned);
+    assert_eq!(planned.iter().map(|(action, ..)| *action).collect::<BTreeSet<_>>(), MAKE.into_iter().collect());
+    assert!(planned.iter().all(|(.., tags)| tags["efa-gen:cluster"] == "blue" && tags["team"] == "hpc"), "{planned:?}");
+
+    let ran = stage.run(&[&launch[..], &more, &["--private", "--keep"]].concat());
+    assert_ran(&ran, 10, &["VcpuLimitExceeded"]);
+    let made = asked(&stage, false);
+    let run = run_of(&made);
+    let dry: Vec<_> = asked(&stage, true).into_iter().filter(|(.., tags)| tags["efa-gen:run"] != first).collect();
+    assert_eq!(run_of(&dry), run);
+    let keys = |asked: &[(&'static str, String, Params)], action: &str| -> BTreeSet<(String, Vec<String>)> {
+        let of = asked.iter().filter(|(of, ..)| *of == action);
+        of.map(|(_, kind, tags)| (kind.clone(), tags.keys().cloned().collect())).collect()
+    };
+    for action in ["ImportKeyPair", "CreateSecurityGroup", "RunInstances", "CreatePlacementGroup"] {
+        assert_eq!(keys(&dry, action), keys(&made, action), "{action}");
+    }
+
+    // The nodes to come are of the cluster that is there, and so are the dry runs.
+    let node = Entry::new("i-9", &run, &jiff::Timestamp::now().to_string());
+    let node = node.tag("efa-gen:cluster", "blue").tag("efa-gen:role", "node");
+    stage.account.0.lock().expect("the account").push(node);
+    // Its leader is no machine; by then all has been asked.
+    assert_ran(&stage.run(&["cluster", "grow", "blue", "--nodes", "1"]), 5, &["leader i-9"]);
+    let grown: Vec<_> = asked(&stage, true).into_iter().filter(|(.., tags)| tags["efa-gen:run"] == run).collect();
+    assert!(grown.len() > dry.len(), "a growth asks too");
+    assert!(grown.iter().all(|(.., tags)| tags["efa-gen:cluster"] == "blue"), "{grown:?}");
 }

@@ -85,7 +85,7 @@ fn an_image_that_is_found_is_in_the_manifest_with_its_copies() {
     let stage = Stage::good();
     publish_earlier(&stage);
     let plan = stage.image(IMAGE).tags["efa-gen:plan"].clone();
-    let flags = ["--no-encrypt", "--copy-to", "eu-west-1", "--manifest", "m.json", "--output", "json"];
+    let flags = ["--no-encrypt", "--copy-to", "eu-west-1", "--manifest", "m.json", "--output", "json", "--reuse"];
     let ran = stage.build(&flags);
     assert_ran(&ran, 0, &[]);
     let rows: Value = serde_json::from_str(&ran.stdout).expect("JSON");
@@ -129,18 +129,18 @@ fn an_image_that_is_there_is_built_again_by_force_alone() {
     let stage = machines(|| unreachable!("a builder is launched once"));
     publish_earlier(&stage);
     let launched = || stage.stub.calls("RunInstances").iter().filter(|call| !is_dry(call)).count();
-    assert_ran(&stage.build(&[]), 4, &["ami-00000001 is there already, and it is not encrypted", "--force"]);
-    let ran = stage.build(&["--no-encrypt"]);
+    assert_ran(&stage.build(&["--reuse"]), 4, &["ami-00000001 is there already, and it is not encrypted", "--force"]);
+    let ran = stage.build(&["--no-encrypt", "--reuse"]);
     assert_ran(&ran, 0, &[]);
     assert!(ran.stdout.contains("ami-00000001 is there already") && ran.stdout.contains("--force"), "{}", ran.stdout);
     assert!(!ran.stderr.contains("stays as it is"), "{}", ran.stderr);
     // What is asked for besides is not done to it, and that is said.
-    let more = ["--no-encrypt", "--tag", "team=hpc", "--tag", "cost=7", "--root-gib", "200"];
+    let more = ["--reuse", "--no-encrypt", "--tag", "team=hpc", "--tag", "cost=7", "--root-gib", "200"];
     let note =
         "ami-00000001 is there already and stays as it is, without --tag cost=7, --root-gib 200 (it has 0): --force";
     assert_ran(&stage.build(&more), 0, &[note]);
     let named = stage.image(IMAGE).name;
-    let again = stage.build(&["--no-encrypt", "--tag", "cost=7", "--name", &named]);
+    let again = stage.build(&["--reuse", "--no-encrypt", "--tag", "cost=7", "--name", &named]);
     assert_ran(&again, 0, &["without --tag cost=7: --force with another --name builds another one"]);
     assert_eq!(launched(), 0);
     // A name is one image's, by force or not.
@@ -172,7 +172,7 @@ fn copies_that_a_crash_left_unmarked_are_swept_and_made_again() {
     // Another build finds the image and copies it anew.
     closed.store(false, Ordering::SeqCst);
     stage.account.0.lock().expect("the account")[0].tags.insert("efa-gen:run".into(), String::new());
-    assert_ran(&stage.build(&flags), 0, &[]);
+    assert_ran(&stage.build(&[&flags[..], &["--name", "another"]].concat()), 0, &[]);
     assert_eq!((state(IMAGE).as_str(), state("ami-euwest1").as_str()), ("published", "published"));
     let tokens: Vec<String> = stage.stub.calls("CopyImage").iter().map(|call| call["ClientToken"].clone()).collect();
     assert!(tokens.len() == 2 && tokens[0] != tokens[1] && tokens.iter().all(|token| token.len() <= 64), "{tokens:?}");
@@ -221,6 +221,8 @@ fn a_copy_that_failed_earlier_is_made_again_with_another_token() {
     let name = stage.image(IMAGE).name;
     let failed =
         Entry { region: "eu-west-1".into(), name, state: "failed".into(), ..Entry::new("ami-0bad0bad", "", "") };
+    let source = Some(("us-east-1".to_owned(), IMAGE.to_owned()));
+    let failed = Entry { source, ..failed }.tag("efa-gen:state", "building");
     stage.account.0.lock().expect("the account").push(failed);
     let ran = stage.build(&["--no-encrypt", "--copy-to", "eu-west-1"]);
     assert_ran(&ran, 0, &["an earlier copy to eu-west-1 has failed and is made again: ami-0bad0bad"]);

@@ -51,6 +51,7 @@ fn a_flag_that_a_resumed_run_does_not_use_is_refused_by_name() {
             command.arg(match flag {
                 "--root-gib" | "--deadline" => "100",
                 "--host-key" => "console",
+                "--key-type" => "rsa",
                 "--driver" => "native",
                 _ => "x",
             });

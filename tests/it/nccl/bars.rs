@@ -2,7 +2,7 @@
 
 use crate::support::catalog;
 use crate::support::nccl::{Run, judged, read};
-use efa_gen::nccl::{Check, Expect, Outcome, Weight, judge};
+use efa_gen::nccl::{Check, Expect, Outcome, Severity, judge};
 
 #[test]
 fn bars_are_keyed_on_the_shape_of_the_run() {
@@ -58,7 +58,7 @@ fn a_run_of_nccls_own_choice_is_warned_of_and_a_ring_is_not() {
         let verdict = judged(&read(log, Some(0)), Some(instance_type), 2);
         assert_eq!(verdict.outcome, Outcome::Pass, "{:#?}", verdict.findings);
         verdict
-            .of(Weight::Warning)
+            .of(Severity::Warning)
             .filter(|found| found.check == Check::TooSlow)
             .map(|f| f.what.clone())
             .collect::<Vec<_>>()

@@ -1,10 +1,10 @@
-//! What `fi_info` and `nvidia-smi` of any age say of a host. Our own samples are fixtures; other people's are read where they
+//! What `fi_info` of any age says of a host. Our own samples are fixtures; other people's are read where they
 //! are, by tests that are ignored unless they are asked for.
 
 use std::fs;
 
 use crate::support::nccl::{fixture, shared};
-use efa_gen::nccl::{fi_info, nvidia_smi};
+use efa_gen::nccl::fi_info;
 
 /// Blocks, EFA's, NICs, failed.
 fn blocks(text: &[u8]) -> (u64, u64, usize, bool) {
@@ -33,38 +33,5 @@ fn fi_info_of_any_age() {
         ("failure-no-device-libfabric-ge-1.19.stderr.txt", (0, 0, 0, true)),
     ] {
         assert_eq!(blocks(&fs::read(folder.join(name)).expect("it is there")), wanted, "{name}");
-    }
-}
-
-/// Driver, CUDA, GPUs, models.
-fn gpus(text: &[u8]) -> (String, String, u64, String) {
-    let found = nvidia_smi::parse(text);
-    (found.driver.unwrap_or_default(), found.cuda.unwrap_or_default(), found.gpus, found.models.join(","))
-}
-
-fn wanted(driver: &str, cuda: &str, gpus: u64, models: &str) -> (String, String, u64, String) {
-    (driver.into(), cuda.into(), gpus, models.into())
-}
-
-#[test]
-fn nvidia_smi_of_today_and_without_a_driver() {
-    assert_eq!(gpus(fixture("h200-q-head.txt").0.as_bytes()), wanted("580.159.04", "13.0", 2, "NVIDIA H200"));
-    assert_eq!(
-        gpus(b"NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."),
-        wanted("", "", 0, "")
-    );
-}
-
-#[test]
-#[ignore = "reads other people's samples, in the folder that EFA_GEN_SHARED names"]
-fn nvidia_smi_of_any_age() {
-    let folder = shared("nvidia-smi");
-    for (name, wanted) in [
-        ("418.67-v100-q-head.txt", wanted("418.67", "10.1", 4, "Tesla V100-SXM2-32GB")),
-        ("520.61-q-head.txt", wanted("520.61.05", "11.8", 1, "NVIDIA RTX A2000 8GB Laptop GPU")),
-        ("535.129-q-compute-head.txt", wanted("535.129.03", "12.2", 1, "")),
-        ("595.44-q-head.txt", wanted("595.44.02", "13.2", 5, "")),
-    ] {
-        assert_eq!(gpus(&fs::read(folder.join(name)).expect("it is there")), wanted, "{name}");
     }
 }

@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::support::nccl::{fixture, judged, read, shared};
-use efa_gen::nccl::{Channels, Check, End, Named, Outcome, Report, Verdict, Weight};
+use efa_gen::nccl::{Channels, Check, End, Outcome, Report, Severity, SizeBandwidth, Verdict};
 
 /// What a log must yield.
 struct Wanted {
@@ -79,11 +79,11 @@ fn hold(wanted: &Wanted, report: &Report, verdict: &Verdict) {
     let transport =
         |(name, gdr, count): &(&str, bool, u64)| Channels { transport: (*name).into(), gdr: *gdr, count: *count };
     assert_eq!(channels, wanted.channels.iter().map(transport).collect::<Vec<_>>(), "{name}: channels");
-    let last = report.last.clone().unwrap_or(Named { size: 0, out_of_place: 0.0, in_place: Some(0.0) });
+    let last = report.last.clone().unwrap_or(SizeBandwidth { size: 0, out_of_place: 0.0, in_place: Some(0.0) });
     assert_eq!((last.out_of_place, last.in_place), (wanted.busbw.0, Some(wanted.busbw.1)), "{name}: bandwidth");
     assert_eq!(verdict.outcome, wanted.outcome, "{name}: {:#?}", verdict.findings);
-    let weight = if wanted.outcome == Outcome::Fail { Weight::Failure } else { Weight::Missing };
-    let mut checks: Vec<Check> = verdict.of(weight).map(|finding| finding.check).collect();
+    let severity = if wanted.outcome == Outcome::Fail { Severity::Failure } else { Severity::Missing };
+    let mut checks: Vec<Check> = verdict.of(severity).map(|finding| finding.check).collect();
     checks.dedup();
     assert_eq!(checks, wanted.checks, "{name}: {:#?}", verdict.findings);
     assert!(verdict.findings.iter().all(|finding| !finding.what.is_empty() && !finding.to_do.is_empty()), "{name}");
@@ -208,7 +208,7 @@ fn details_of_our_own_runs() {
     assert_eq!((report.warning_count, report.warnings.len()), (6, 3));
     assert_eq!(report.environment.get("NCCL_P2P_DISABLE").map(String::as_str), Some("1"));
     assert_eq!((report.gpus[0].name.as_str(), report.gpus[0].count), ("NVIDIA H200", 2));
-    assert!(report.ranks.iter().all(|rank| rank.trouble.as_deref() == Some("No eligible providers were found")));
+    assert!(report.ranks.iter().all(|rank| rank.provider_error.as_deref() == Some("No eligible providers were found")));
     let verdict = judged(&report, None, 2);
     let provider = verdict.findings.iter().find(|finding| finding.check == Check::WrongProvider).expect("there is one");
     assert_eq!(
@@ -263,7 +263,7 @@ fn other_runs_of_ours_with_nccl_2_30() {
         for hosts in [1, 2] {
             let verdict = judged(&report, None, hosts);
             assert!(
-                verdict.of(Weight::Failure).any(|finding| finding.check == check),
+                verdict.of(Severity::Failure).any(|finding| finding.check == check),
                 "{name}: {:#?}",
                 verdict.findings
             );

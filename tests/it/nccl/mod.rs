@@ -3,6 +3,7 @@
 mod bad_host;
 mod bars;
 mod command;
+mod hostile;
 mod hosts;
 mod logs;
 mod model;

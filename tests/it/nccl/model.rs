@@ -1,7 +1,7 @@
 //! Logs of every age from a model: parsed back, cut, changed, fed in pieces. What is changed must not pass.
 
 use crate::support::nccl::{AGES, PREFIXES, Run, judged, read};
-use efa_gen::nccl::{Check, Outcome, Reader, Report, Verdict, Weight};
+use efa_gen::nccl::{Check, Outcome, Reader, Report, Severity, Verdict};
 use proptest::prelude::*;
 
 /// A run of any age, launcher and size.
@@ -249,7 +249,7 @@ fn what_open_mpi_5_says_of_a_failure_fails_and_tells_what_to_do() {
             "{said}: {:#?}",
             verdict.findings
         );
-        assert_eq!(verdict.of(Weight::Failure).count(), 1, "{said}: {:#?}", verdict.findings);
+        assert_eq!(verdict.of(Severity::Failure).count(), 1, "{said}: {:#?}", verdict.findings);
         assert!(first.to_do.contains(to_do), "{said}: {}", first.to_do);
     }
     let late = judge("The user-provided time limit for job execution has been reached:\n\n   Timeout: 60 seconds");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use efa_gen::cluster::pairs::{ALL_PAIRS, Found, Matrix, Measured, Pair, Side, all_rounds, outliers, rounds};
+use efa_gen::nccl::pairs::{ALL_PAIRS, Matrix, Outliers, Pair, PairResult, Side, all_rounds, outliers, rounds};
 use proptest::prelude::*;
 
 #[test]
@@ -33,19 +33,19 @@ fn rounds_have_every_pair_once_and_no_host_twice() {
     assert_eq!((all_rounds(2), all_rounds(3), all_rounds(16), all_rounds(17)), (1, 3, 15, 17));
 }
 
-fn pair(hosts: Pair, busbw: Option<f64>) -> Measured {
+fn pair(hosts: Pair, busbw: Option<f64>) -> PairResult {
     let failure = busbw.is_none().then(|| "run failed: exit status 1".to_owned());
     let side = |host: usize| Side { name: format!("ip-{host}"), nics: Some(4), providers: vec!["efa".into()] };
-    Measured { hosts, busbw, failure, below_bar: false, sides: vec![side(hosts.0), side(hosts.1)] }
+    PairResult { hosts, busbw, failure, below_bar: false, sides: vec![side(hosts.0), side(hosts.1)] }
 }
 
 /// Every pair that the rounds have, with the bandwidth that it has by the hosts in it.
-fn tested(hosts: usize, busbw: impl Fn(usize, usize) -> Option<f64>) -> Vec<Measured> {
+fn tested(hosts: usize, busbw: impl Fn(usize, usize) -> Option<f64>) -> Vec<PairResult> {
     rounds(hosts).concat().into_iter().map(|(one, other)| pair((one, other), busbw(one, other))).collect()
 }
 
 /// Good pairs reach 44 to 46 GB/s; those with one of these hosts reach as much.
-fn with_bad(hosts: usize, bad: &[usize], reaches: Option<f64>) -> Vec<Measured> {
+fn with_bad(hosts: usize, bad: &[usize], reaches: Option<f64>) -> Vec<PairResult> {
     tested(hosts, |one, other| {
         if bad.contains(&one) || bad.contains(&other) {
             return reaches;
@@ -57,17 +57,17 @@ fn with_bad(hosts: usize, bad: &[usize], reaches: Option<f64>) -> Vec<Measured> 
 #[test]
 fn the_bad_hosts_are_named_and_nobody_else() {
     for hosts in 3..80 {
-        assert_eq!(outliers(hosts, &with_bad(hosts, &[], None)), Found::Alike, "{hosts}: all are good");
+        assert_eq!(outliers(hosts, &with_bad(hosts, &[], None)), Outliers::Alike, "{hosts}: all are good");
         for bad in [0, 1, hosts / 2, hosts - 1] {
             for reaches in [Some(34.0), Some(11.0), Some(0.0), Some(f64::NAN), None] {
                 let found = outliers(hosts, &with_bad(hosts, &[bad], reaches));
-                assert_eq!(found, Found::Hosts(vec![bad]), "{hosts} hosts, {reaches:?}");
+                assert_eq!(found, Outliers::Hosts(vec![bad]), "{hosts} hosts, {reaches:?}");
             }
         }
         // A pair of good hosts must be among the pairs, or nobody knows what good is.
         for bad in [[0, 1], [1, hosts - 1], [hosts / 2, hosts / 2 + 1]] {
             if hosts > 4 || (hosts == 4 && bad != [2, 3]) {
-                let Found::Hosts(mut named) = outliers(hosts, &with_bad(hosts, &bad, Some(20.0))) else {
+                let Outliers::Hosts(mut named) = outliers(hosts, &with_bad(hosts, &bad, Some(20.0))) else {
                     panic!("{hosts}: {bad:?} are not named");
                 };
                 named.sort_unstable();
@@ -81,25 +81,25 @@ fn the_bad_hosts_are_named_and_nobody_else() {
 fn where_no_host_is_worse_nobody_is_named() {
     for hosts in [3, 4, 8, 16, 17, 40] {
         let alike = |busbw: &dyn Fn(usize, usize) -> Option<f64>| outliers(hosts, &tested(hosts, busbw));
-        assert_eq!(alike(&|_, _| Some(8.2)), Found::Alike, "all are slow");
-        assert_eq!(alike(&|_, _| None), Found::Alike, "all fail");
-        assert_eq!(alike(&|_, _| Some(0.0)), Found::Alike);
+        assert_eq!(alike(&|_, _| Some(8.2)), Outliers::Alike, "all are slow");
+        assert_eq!(alike(&|_, _| None), Outliers::Alike, "all fail");
+        assert_eq!(alike(&|_, _| Some(0.0)), Outliers::Alike);
         // 15 % apart is what hosts of one kind may be.
-        assert_eq!(alike(&|one, other| Some(40.0 + ((one + other) % 7) as f64)), Found::Alike);
+        assert_eq!(alike(&|one, other| Some(40.0 + ((one + other) % 7) as f64)), Outliers::Alike);
     }
-    assert_eq!(outliers(3, &[]), Found::Alike);
+    assert_eq!(outliers(3, &[]), Outliers::Alike);
     // Half the hosts reach each other well, and so does the other half.
     let halves = tested(8, |one, other| Some(if one / 4 == other / 4 { 45.0 } else { 12.0 }));
-    assert_eq!(outliers(8, &halves), Found::Ways);
+    assert_eq!(outliers(8, &halves), Outliers::Ways);
     // One pair is bad, its hosts are not.
     let one = tested(8, |one, other| Some(if (one, other) == (2, 5) { 9.0 } else { 45.0 }));
-    assert_eq!(outliers(8, &one), Found::Ways);
+    assert_eq!(outliers(8, &one), Outliers::Ways);
     // A host that is bad among hosts whose ways are bad is still named.
     let both = tested(8, |one, other| match (one, other) {
         (7, _) | (_, 7) => None,
         _ => Some(if (one < 3) == (other < 3) { 45.0 } else { 12.0 }),
     });
-    assert_eq!(outliers(8, &both), Found::Hosts(vec![7]));
+    assert_eq!(outliers(8, &both), Outliers::Hosts(vec![7]));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn the_worst_is_named_first() {
         (6, _) | (_, 6) if one != 0 => Some(10.0),
         _ => Some(45.0),
     });
-    assert_eq!(outliers(9, &pairs), Found::Hosts(vec![4, 6]));
+    assert_eq!(outliers(9, &pairs), Outliers::Hosts(vec![4, 6]));
 }
 
 proptest! {
@@ -126,15 +126,15 @@ proptest! {
             Some(part * if is_bad { 30.0 } else { 45.0 })
         });
         let found = outliers(hosts, &pairs);
-        let Found::Hosts(named) = &found else { panic!("{found:?}") };
+        let Outliers::Hosts(named) = &found else { panic!("{found:?}") };
         prop_assert_eq!(named.iter().copied().collect::<BTreeSet<_>>(), bad);
         // The order of the pairs makes no difference to who is named.
-        let reversed: Vec<Measured> = pairs.into_iter().rev().collect();
+        let reversed: Vec<PairResult> = pairs.into_iter().rev().collect();
         prop_assert_eq!(outliers(hosts, &reversed), found);
     }
 }
 
-fn matrix(hosts: usize, pairs: Vec<Measured>) -> Matrix {
+fn matrix(hosts: usize, pairs: Vec<PairResult>) -> Matrix {
     let addresses: Vec<String> = (0..hosts).map(|host| format!("10.0.0.{host}")).collect();
     Matrix::new(&addresses, 1 << 30, rounds(hosts).len(), pairs)
 }

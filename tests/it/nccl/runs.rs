@@ -292,7 +292,7 @@ fn without_hosts_it_is_this_one_with_all_its_gpus() {
 
 #[test]
 fn what_is_asked_wrongly_is_refused_before_anything_runs() {
-    let long = "1 slots=8\n".repeat(120_000);
+    let long = "1 slots=8\n".repeat(1_700_000);
     for (hosts, flags, code, message) in [
         ("", &[][..], 2, "hostfile: it names no host"),
         ("# none\n\n", &[], 2, "hostfile: it names no host"),

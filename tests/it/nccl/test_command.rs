@@ -4,9 +4,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::{catalog, stderr, stdout};
-use efa_gen::catalog::environment::{self, Software};
-use efa_gen::cluster::test::{self, Collective, Host, Programs, Sizes};
+use efa_gen::catalog::nccl_env::{self, Software};
+use efa_gen::guest::release;
+use efa_gen::nccl::command::{self, Collective, Host, Programs, Sizes};
 use efa_gen::plan::{self, Request};
+use efa_gen::shell;
 
 /// Variables that hurt, or that are the plugin's to set, with whom they hurt: facts of `environment.toml`'s sources.
 const NEVER: [&str; 11] = [
@@ -29,7 +31,7 @@ fn software(efa: &str, nccl: &str, plugin: &str, gpudirect: bool) -> Software {
 }
 
 fn names_and_values(software: &Software) -> Vec<String> {
-    let of = environment::of(&catalog().environment, software);
+    let of = nccl_env::of(&catalog().environment, software);
     of.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
@@ -121,7 +123,7 @@ fn a_plan_and_its_release_file_agree() {
                 _ => {}
             }
         }
-        let mut software = test::software(release.expect("it is written")).expect("it can be read");
+        let mut software = release::software(release.expect("it is written")).expect("it can be read");
         software.gpudirect = catalog.instance_type(instance_type).expect("it is known").gpudirect;
         let set = set.expect("the test is planned");
         let own = set.iter().zip(set.iter().skip(1)).filter(|(flag, _)| *flag == "-x").map(|(_, value)| value.clone());
@@ -129,7 +131,7 @@ fn a_plan_and_its_release_file_agree() {
         assert_eq!(names_and_values(&software), own, "{distribution}");
     }
     for damaged in ["", "{}", "[]", "[1", "efa 1.9.5"] {
-        assert_eq!(test::software(damaged), None, "{damaged}");
+        assert_eq!(release::software(damaged), None, "{damaged}");
     }
 }
 
@@ -148,9 +150,9 @@ fn hosts(count: usize) -> Vec<Host> {
 #[test]
 fn the_words_of_a_run() {
     let sizes = Sizes { min: 8, max: 1 << 30, iterations: 20 };
-    let argv = test::argv(Collective::AllToAll, &hosts(3), sizes, &programs());
+    let argv = command::argv(Collective::AllToAll, &hosts(3), sizes, &programs());
     assert_eq!(
-        test::quoted(&argv).expect("it can be quoted"),
+        shell::join(&argv).expect("it can be quoted"),
         "/opt/amazon/openmpi/bin/mpirun --allow-run-as-root --host 10.0.0.0:4,10.0.0.1:4,10.0.0.2:4 -n 12 -N 4 \
          --mca pml '^cm' --mca btl tcp,self --mca btl_tcp_if_exclude lo,docker0 --bind-to none \
          -x 'NCCL_NET=AWS Libfabric' -x \"ODD=it's \"'$HOME' \
@@ -170,7 +172,7 @@ fn the_line_of_a_run() {
             (&["sleep", "30"], 1, "", 124),
             (&["/no/such/program"], 20, "timeout: ", 127),
         ] {
-            let line = test::line(&argv(words), Duration::from_secs(limit)).expect("it can be quoted");
+            let line = command::line(&argv(words), Duration::from_secs(limit)).expect("it can be quoted");
             let mut child = Command::new(shell);
             child.args(["-c", &line]).stdin(std::process::Stdio::piped());
             let mut child = child
@@ -185,23 +187,23 @@ fn the_line_of_a_run() {
                 stdout(&output).starts_with(out) && (out.is_empty() == stdout(&output).is_empty()),
                 "{words:?}: {output:?}"
             );
-            let told: Vec<i32> = stderr(&output).lines().filter_map(test::exit_status).collect();
+            let told: Vec<i32> = stderr(&output).lines().filter_map(command::exit_status).collect();
             assert_eq!(told, [status], "{words:?}: {}", stderr(&output));
         }
         // Nobody holds it: it is ended at once.
-        let line = test::line(&argv(&["sleep", "30"]), Duration::from_secs(20)).expect("it can be quoted");
+        let line = command::line(&argv(&["sleep", "30"]), Duration::from_secs(20)).expect("it can be quoted");
         let output = Command::new(shell).args(["-c", &line]).output().expect("it starts");
-        assert_eq!(stderr(&output).lines().find_map(test::exit_status), Some(143), "{}", stderr(&output));
+        assert_eq!(stderr(&output).lines().find_map(command::exit_status), Some(143), "{}", stderr(&output));
     }
     for no in ["EFA-GEN EXIT", "EFA-GEN EXIT x", " EFA-GEN EXIT 0", "EFA-GEN EXIT 0 1"] {
-        assert_eq!(test::exit_status(no), None, "{no}");
+        assert_eq!(command::exit_status(no), None, "{no}");
     }
 }
 
 #[test]
 fn libraries_of_a_machine_that_is_not_ours() {
     let path =
-        |own: &str, mpirun: &str| test::library_path(own, mpirun).split(':').map(str::to_owned).collect::<Vec<_>>();
+        |own: &str, mpirun: &str| command::library_path(own, mpirun).split(':').map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(path("/a::/b", "/x/openmpi/bin/mpirun")[..4], ["/a", "/b", "/x/openmpi/lib", "/x/openmpi/lib64"]);
     for mpirun in ["mpirun", "/usr/bin/mpirun", "/bin/mpirun", "./mpirun"] {
         let folders = path("", mpirun);
@@ -216,6 +218,6 @@ fn sizes_are_read_as_nccl_tests_reads_them() {
     let cases = [("8", Some(8)), ("512K", Some(512 << 10)), ("8m", Some(8 << 20)), ("1G", Some(1 << 30))];
     let wrong = ["", "G", "0", "0K", "-1", "+1", "1.5G", "1T", "1GB", " 1", "18446744073709551616", "99999999999999G"];
     for (text, bytes) in cases.into_iter().chain(wrong.map(|text| (text, None))) {
-        assert_eq!(test::parse_size(text), bytes, "{text}");
+        assert_eq!(command::parse_size(text), bytes, "{text}");
     }
 }

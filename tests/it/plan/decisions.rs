@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::{catalog, plan_of, request};
-use efa_gen::plan::{self, Action, Check, Plan, Request, Run, Stage, Then, When};
+use crate::support::{catalog, default_plan, plan_of, request};
+use efa_gen::plan::{self, Action, Assertion, GuestCommand, Plan, Request, Stage, Then, When};
 
 /// Every plan of the catalog: each distribution with its default and its newest stack, with and without GPU.
 fn every_plan() -> Vec<Plan> {
@@ -29,11 +29,11 @@ fn actions(plan: &Plan) -> impl Iterator<Item = &Action> {
     plan.stages.iter().flat_map(|stage| &stage.steps).flat_map(|step| &step.actions)
 }
 
-fn runs(plan: &Plan) -> impl Iterator<Item = &Run> {
+fn runs(plan: &Plan) -> impl Iterator<Item = &GuestCommand> {
     actions(plan).filter_map(|action| if let Action::Run(run) = action { Some(run) } else { None })
 }
 
-fn line(run: &Run) -> String {
+fn line(run: &GuestCommand) -> String {
     run.argv.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
@@ -87,7 +87,7 @@ fn the_machine_reboots_into_the_new_kernel_before_anything_is_built_for_it() {
         assert_eq!(reboots, if gpu { vec!["update", "kernel", "environment"] } else { vec!["update", "environment"] });
         assert!(position(&plan, "update") < position(&plan, "kernel"));
         let first = &stage(&plan, "kernel").steps[0].actions;
-        assert_eq!(first, &[Action::Assert(Check::NewestKernel)]);
+        assert_eq!(first, &[Action::Assert(Assertion::NewestKernel)]);
         if gpu {
             assert!(position(&plan, "driver") < position(&plan, "efa"), "EFA's modules are built against the driver's");
         }
@@ -113,9 +113,11 @@ fn kernel_arguments_are_added_to_and_never_replaced() {
 fn packages_are_installed_by_name_and_each_is_checked() {
     for plan in every_plan() {
         let installed =
-            actions(&plan).filter(|action| matches!(action, Action::Assert(Check::Installed { .. }))).count();
+            actions(&plan).filter(|action| matches!(action, Action::Assert(Assertion::Installed { .. }))).count();
         let installs = runs(&plan).filter(|run| line(run).contains(" install ") && run.packages).count();
-        assert_eq!((installs, installed), (3, 3), "{}", plan.distribution);
+        let hwloc =
+            plan.stages.iter().flat_map(|stage| &stage.steps).filter(|step| step.title == "Install hwloc").count();
+        assert_eq!((installs, installed), (3 + hwloc, 3 + hwloc), "{}", plan.distribution);
     }
 }
 
@@ -173,12 +175,13 @@ fn newest_fits_the_distribution() {
     for (distribution, efa, nccl) in [
         ("al1", "1.11.2", "2.8.4-1"),
         ("al2", "1.49.0", "2.18.6-1"),
+        ("al2-5.10", "1.49.0", "2.18.6-1"),
         ("centos7", "1.30.0", "2.18.6-1"),
         ("rhel7.6", "1.30.0", "2.18.6-1"),
         ("ubuntu16", "1.11.2", "2.8.4-1"),
         ("ubuntu18", "1.22.1", "2.18.6-1"),
-        ("ubuntu24", "1.50.0", "2.30.4-1"),
-        ("debian12", "1.50.0", "2.30.4-1"),
+        ("ubuntu24", "1.50.0", "2.30.7-1"),
+        ("debian12", "1.50.0", "2.30.7-1"),
     ] {
         let plan = plan_of(distribution, "newest");
         assert_eq!((plan.version("efa"), plan.version("nccl")), (Some(efa), Some(nccl)), "{distribution}");
@@ -233,6 +236,174 @@ fn the_fabric_manager_is_the_driver_s_and_only_where_an_nvswitch_is() {
     }
 }
 
+fn refused(catalog: &efa_gen::catalog::Catalog, distribution: &str, instance_type: &str) -> String {
+    let request = Request { instance_type: Some(instance_type.into()), ..request(distribution, "newest") };
+    plan::plan(catalog, &request).expect_err("it can't be planned").to_string()
+}
+
+#[test]
+fn nvlink_5_gets_its_subnet_manager_and_what_that_needs_or_a_reason() {
+    for (distribution, instance_type) in [("ubuntu24", "p6-b200.48xlarge"), ("debian12", "p6-b300.48xlarge")] {
+        let plan = planned(distribution, "newest", instance_type);
+        assert_eq!(plan.version("fabric-manager"), plan.version("driver"));
+        // R595 and R580 have each their own.
+        let nvlsm = if distribution == "ubuntu24" { "2025.10.11" } else { "2025.06.5" };
+        assert_eq!(plan.version("nvlsm"), Some(nvlsm));
+        assert!(plan.notes.iter().any(|note| note.contains(&format!("subnet manager {nvlsm}"))), "{:?}", plan.notes);
+        let release = actions(&plan).find_map(|action| match action {
+            Action::WriteFile { path, content, .. } if path == plan::RELEASE_FILE => Some(content),
+            _ => None,
+        });
+        assert!(release.expect("there is a record").contains("\"nvlsm\""));
+        let at = |stage_id: &str, id: &str| {
+            let place = stage(&plan, stage_id).steps.iter().position(|step| step.id == id);
+            place.unwrap_or_else(|| panic!("{distribution}: no step {stage_id}.{id}"))
+        };
+        assert!(at("driver", "nvlsm") > at("driver", "fabric-manager"));
+        assert!(at("efa", "infiniband") > at("efa", "install"), "EFA's rdma-core comes first");
+        let step = &stage(&plan, "efa").steps[at("efa", "infiniband")];
+        assert!(
+            step.actions
+                .iter()
+                .any(|action| matches!(action, Action::WriteFile { content, .. } if content == "mlx5_ib\nib_umad\n"))
+        );
+        let asked = |module: &str| {
+            let wanted = format!("modinfo -k {{kernel}} {module}");
+            step.actions.iter().any(|action| {
+                let Action::Assert(Assertion::Prints { argv, .. }) = action else { return false };
+                argv.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ") == wanted
+            })
+        };
+        assert!(asked("mlx5_ib") && asked("ib_umad"));
+    }
+    for instance_type in ["p5.48xlarge", "p5.4xlarge", "g6.48xlarge"] {
+        let plan = planned("ubuntu24", "newest", instance_type);
+        assert_eq!(plan.version("nvlsm"), None, "{instance_type}");
+        assert!(stage(&plan, "efa").steps.iter().all(|step| step.id != "infiniband"), "{instance_type}");
+    }
+
+    let whole = std::fs::read_to_string(crate::support::in_repository("distros/ubuntu24.toml")).expect("it is there");
+    let (before, after) = whole.split_once("[fabric]\n").expect("it has one");
+    let without = format!("{before}{}", after.split_once('\n').expect("one line").1);
+    let distribution = efa_gen::catalog::distribution::Distribution::parse("ubuntu24", &without).expect("it is whole");
+    let of = |pins: efa_gen::catalog::stack::Pins| {
+        efa_gen::catalog::Catalog::new(vec![distribution.clone()], pins).expect("the catalog takes it")
+    };
+    let said = refused(&of(catalog().pins), "ubuntu24", "p6-b200.48xlarge");
+    assert!(
+        said.contains(
+            "p6-b200.48xlarge needs the kernel modules mlx5_ib and ib_umad, and no package of Ubuntu 24.04 is known to have them"
+        ),
+        "{said}"
+    );
+    assert!(plan::plan(&of(catalog().pins), &request("ubuntu24", "newest")).is_ok(), "others do not need it");
+    let mut pins = catalog().pins;
+    pins.driver.iter_mut().for_each(|driver| driver.nvlsm = None);
+    let said = refused(
+        &efa_gen::catalog::Catalog::new(catalog().distributions, pins).expect("it is whole"),
+        "ubuntu24",
+        "p6-b200.48xlarge",
+    );
+    assert!(
+        said.contains("p6-b200.48xlarge needs an NVLink subnet manager, and none is pinned for driver 595.91.07"),
+        "{said}"
+    );
+    let mut pins = catalog().pins;
+    pins.driver.iter_mut().for_each(|driver| driver.fabric_manager = None);
+    let said = refused(
+        &efa_gen::catalog::Catalog::new(catalog().distributions, pins).expect("it is whole"),
+        "ubuntu24",
+        "p5.48xlarge",
+    );
+    assert!(said.contains("p5.48xlarge has an NVSwitch, and no fabric manager 595.91.07 is pinned"), "{said}");
+}
+
+#[test]
+fn the_fabric_manager_s_libraries_lie_where_the_distribution_has_its_own() {
+    for (distribution, folder) in [("centos7", "/usr/lib64/"), ("ubuntu24", "/usr/lib/")] {
+        let plan = planned(distribution, "newest", "p4d.24xlarge");
+        assert!(
+            runs(&plan).any(|run| line(run) == format!("cp -R --remove-destination lib/. {folder}")),
+            "{distribution}"
+        );
+    }
+}
+
+/// Whatever installs a driver sees whether it is the wanted one, also on a builder without a GPU; and the machine that is
+/// launched sees it again.
+#[test]
+fn the_module_s_flavour_is_asserted_wherever_a_driver_is_installed() {
+    for plan in every_plan() {
+        let gpu = !plan.architectures.is_empty();
+        let licenses: Vec<_> = actions(&plan)
+            .filter_map(|action| match action {
+                Action::Assert(Assertion::Prints { argv, text })
+                    if argv.iter().any(|word| word.to_string() == "license") =>
+                {
+                    Some(text)
+                }
+                _ => None,
+            })
+            .collect();
+        let checks: Vec<_> = actions(&plan)
+            .filter_map(|action| match action {
+                Action::Assert(Assertion::ModuleFlavour { flavour, license }) => Some((flavour.as_str(), license)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!((licenses.len(), checks.len()), (usize::from(gpu), usize::from(gpu)), "{}", plan.distribution);
+        for (flavour, license) in checks {
+            let wanted = if flavour == "open" { "Dual MIT/GPL" } else { "NVIDIA" };
+            assert_eq!((license.as_str(), licenses[0].as_str()), (wanted, wanted), "{}", plan.distribution);
+        }
+    }
+}
+
+#[test]
+fn what_keeps_the_gpus_ready_fits_the_init_system_the_module_and_the_installer() {
+    let modules = |plan: &Plan| {
+        actions(plan).find_map(|action| match action {
+            Action::WriteFile { path, content, .. } if path == "/etc/modules-load.d/efa-gen-gpu.conf" => {
+                Some(content.clone())
+            }
+            _ => None,
+        })
+    };
+    let lines = |plan: &Plan| runs(plan).map(line).collect::<Vec<_>>();
+    let blackwell = planned("ubuntu24", "newest", "p6-b200.48xlarge");
+    assert_eq!(modules(&blackwell).as_deref(), Some("nvidia-uvm\nefa_nv_peermem\n"));
+    assert!(lines(&blackwell).contains(&"systemctl enable nvidia-persistenced.service".to_owned()));
+    assert!(lines(&blackwell).contains(&"ln -sfn /usr/local/cuda-13.2 /usr/local/cuda".to_owned()));
+    let volta = planned("ubuntu24", "newest", "p3dn.24xlarge");
+    assert_eq!(modules(&volta).as_deref(), Some("nvidia-uvm\n"), "efa_nv_peermem refuses the proprietary module");
+    assert_eq!(modules(&plan_of("centos7", "guide")).as_deref(), Some("nvidia-uvm\n"), "EFA 1.9.5 has no such module");
+    let upstart = plan_of("al1", "guide");
+    assert_eq!(modules(&upstart), None);
+    let job = |action: &Action| matches!(action, Action::WriteFile { path, .. } if path == "/etc/init/nvidia-persistenced.conf");
+    assert!(actions(&upstart).any(job));
+    let none =
+        plan::plan(&catalog(), &Request { no_gpu: true, ..request("ubuntu24", "newest") }).expect("it can be planned");
+    assert_eq!(modules(&none), None);
+}
+
+#[test]
+fn gpudirect_and_ptrace_are_checked_where_the_plan_promises_them() {
+    let has = |plan: &Plan, wanted: &Assertion| {
+        actions(plan).any(|action| matches!(action, Action::Assert(check) if check == wanted))
+    };
+    for (distribution, instance_type, gpudirect, ptrace) in [
+        ("ubuntu24", "p5.48xlarge", true, true),
+        ("ubuntu24", "p3dn.24xlarge", false, true),
+        ("centos7", "p4d.24xlarge", true, false),
+    ] {
+        let plan = planned(distribution, "newest", instance_type);
+        assert_eq!(has(&plan, &Assertion::PeerToPeer), gpudirect, "{distribution} {instance_type}");
+        assert_eq!(has(&plan, &Assertion::PtraceScope), ptrace, "{distribution} {instance_type}");
+        let writes = |action: &Action| matches!(action, Action::WriteFile { content, .. } if content == "kernel.yama.ptrace_scope = 0\n");
+        assert_eq!(actions(&plan).any(writes), ptrace, "{distribution} {instance_type}");
+    }
+}
+
 #[test]
 fn without_a_gpu_there_is_nothing_of_nvidia() {
     for plan in every_plan().into_iter().filter(|plan| plan.architectures.is_empty()) {
@@ -255,6 +426,8 @@ fn the_digest_tells_plans_apart_and_nothing_else() {
 fn distribution_files_are_strict() {
     use efa_gen::catalog::distribution::Distribution;
     let good = std::fs::read_to_string(crate::support::in_repository("distros/al1.toml")).expect("it is there");
+    let (before, after) = good.split_once("drivers = [").expect("it has them");
+    let without_drivers = format!("{before}drivers = []\n{}", after.split_once("]\n").expect("a list").1);
     let cases = [
         (good.replace("lib_dir", "libdir"), "unknown field `libdir`"),
         (good.replace("id = \"al1\"", "id = \"al9\""), "its id is `al9`, which must be the file's name"),
@@ -262,6 +435,19 @@ fn distribution_files_are_strict() {
         (good.replace("name = \"Amazon Linux 1\"", "name = \"Amazon\\nLinux\""), "must be one line of text"),
         (good.replace("with = \"releasever=2018.03\"", "with = \"a|e reboot\""), "may not hold `|`"),
         (good.replace("refresh = [\"yum\", \"-y\", \"makecache\"]", "refresh = []"), "must not be empty"),
+        (good.replace("openssh = \"7.4\"", "openssh = \"7.4p1\""), "ami.openssh is `7.4p1`, must be two numbers"),
+        (good.replace("openssh = \"7.4\"", "openssh = \"7\""), "ami.openssh is `7`, must be two numbers"),
+        (good.replace("openssh = \"7.4\"\n", ""), "missing field `openssh`"),
+        (without_drivers, "drivers must not be empty"),
+        (format!("{good}[fabric]\n"), "missing field `packages`"),
+        (good.replace("baseurl={url}", "baseurl=https://a.example"), "must say {url}, where"),
+        (
+            good.replace(
+                "[kernel.hold]",
+                "[kernel.compiler]\npackage = \"gcc72\"\nprogram = \"gcc{major}\"\n[kernel.hold]",
+            ),
+            "`gcc72` must say {major}",
+        ),
         (good.replace("[ami]", "[ami"), "distribution file al1.toml"),
         (String::new(), "missing field"),
     ];
@@ -274,7 +460,8 @@ fn distribution_files_are_strict() {
 #[test]
 fn stack_files_are_strict() {
     use efa_gen::catalog::stack::Pins;
-    let good = std::fs::read_to_string(crate::support::in_repository("src/catalog/pins.toml")).expect("it is there");
+    let good =
+        std::fs::read_to_string(crate::support::in_repository("src/catalog/data/pins.toml")).expect("it is there");
     let sha256 = "e7c22dc21278eb1b82f34a60ad7640b41ad3943d929bebda3008b72536855d31";
     let cases = [
         (good.replace(sha256, "e7c22d"), "`e7c22d` is not a SHA-256"),
@@ -283,6 +470,11 @@ fn stack_files_are_strict() {
             good.replace("https://github.com/NVIDIA/nccl.git", "http://github.com/NVIDIA/nccl.git"),
             "is not an https URL",
         ),
+        (
+            good.replace("4130187cb503805eb3c4d349513495bdb3c53e503a5b737b5d6053f623989c70", "4130"),
+            "`4130` is not a SHA-256",
+        ),
+        (good.replace("version = \"2025.06.5\"", "verison = \"2025.06.5\""), "unknown field `verison`"),
         (good.replace("033d799524fb97629af5ac2f609de367472b2696", "v2.7.8-1"), "`v2.7.8-1` is not a commit"),
         (
             good.replace("nccl = \"2.7.8-1\"", "nccl = \"9.9\""),
@@ -302,7 +494,7 @@ fn newest_is_what_the_gpu_can_take() {
     let versions = |instance_type: &str| {
         let plan = planned("debian12", "newest", instance_type);
         let driver = runs(&plan).map(line).find(|line| line.contains("driver.run")).expect("it is installed");
-        (plan.version("cuda").map(str::to_owned), driver.contains("kernel-open"))
+        (plan.version("cuda").map(str::to_owned), driver.contains("--kernel-module-type=open"))
     };
     assert_eq!(versions("p6-b200.48xlarge"), (Some("13.0.2".into()), true));
     assert_eq!(versions("p3dn.24xlarge"), (Some("12.9.1".into()), false), "Volta needs the proprietary modules");
@@ -344,4 +536,190 @@ run_environment = []
 
     let again = catalog.with_stacks("ours.toml", &own).expect_err("its name is taken").to_string();
     assert!(again.contains("there is a stack `ours` already"), "{again}");
+}
+
+fn steps(plan: &Plan) -> Vec<&efa_gen::plan::Step> {
+    plan.stages.iter().flat_map(|stage| &stage.steps).collect()
+}
+
+/// Every stack that a distribution can have.
+fn plans_of(distribution: &str) -> Vec<Plan> {
+    let catalog = catalog();
+    let stacks = catalog.pins.stack.iter().map(|stack| stack.id.as_str());
+    stacks.filter_map(|stack| plan::plan(&catalog, &request(distribution, stack)).ok()).collect()
+}
+
+#[test]
+fn what_may_bring_the_distribution_s_rdma_core_comes_after_efa() {
+    let mut found = 0;
+    for distribution in catalog().distributions {
+        for plan in plans_of(&distribution.id) {
+            for (index, stage) in plan.stages.iter().enumerate() {
+                let text = serde_json::to_string(stage).expect("a stage is plain data");
+                for name in &distribution.packages.names.hwloc {
+                    if text.contains(name) {
+                        found += 1;
+                        assert!(index > position(&plan, "efa"), "{}: {}", distribution.id, stage.id);
+                    }
+                }
+                // And the repositories that are off by default are on for nothing else.
+                assert_eq!(
+                    text.contains("--enablerepo=*optional-rpms"),
+                    text.contains("hwloc") && distribution.packages.install_optional.is_some(),
+                    "{}: {}",
+                    distribution.id,
+                    stage.id
+                );
+                assert!(!text.contains("*optional*"), "it turns on sources and debug packages, too");
+            }
+        }
+    }
+    assert!(found > 5, "{found}");
+}
+
+#[test]
+fn modules_are_built_by_the_kernel_s_compiler_and_it_is_found_before_the_first_long_step() {
+    for plan in every_plan() {
+        let all = steps(&plan);
+        let at = |id: &str| all.iter().position(|step| step.id == id);
+        let found = all.iter().position(|step| {
+            step.actions
+                .iter()
+                .any(|action| matches!(action, Action::KernelCompiler { version, .. } if version == "/proc/version"))
+        });
+        assert!(found > at("compilers") && (found < at("driver") || at("driver").is_none()), "{}", plan.distribution);
+        let builders: Vec<_> = runs(&plan)
+            .filter(|run| line(run).contains("driver.run") || line(run).starts_with("./efa_installer.sh"))
+            .collect();
+        assert_eq!(builders.len(), if plan.architectures.is_empty() { 1 } else { 2 });
+        for run in builders {
+            let cc = run.environment.iter().find(|(name, _)| name == "CC").map(|(_, value)| value.as_str());
+            assert_eq!(cc, Some("/var/lib/efa-gen/kernel-gcc"), "{}", line(run));
+        }
+    }
+}
+
+#[test]
+fn two_images_of_one_release_are_told_apart_by_their_kernel() {
+    let catalog = catalog();
+    let kernel = |id: &str| {
+        let plan = default_plan(id);
+        let found = actions(&plan).find_map(|action| match action {
+            Action::Assert(Assertion::System { id, version, kernel, .. }) => {
+                Some((id.clone(), version.clone(), kernel.clone()))
+            }
+            _ => None,
+        });
+        found.expect("the machine is checked")
+    };
+    let (old, new) = (kernel("al2"), kernel("al2-5.10"));
+    assert_eq!((&old.0, &old.1), (&new.0, &new.1), "os-release does not tell");
+    assert_eq!((old.2.as_deref(), new.2.as_deref()), (Some("4.14."), Some("5.10.")));
+    for one in &catalog.distributions {
+        for other in catalog.distributions.iter().filter(|other| other.id > one.id) {
+            assert_ne!(one.os_release, other.os_release, "{} and {}", one.id, other.id);
+            assert_ne!(one.ami.name, other.ami.name, "{} and {}", one.id, other.id);
+        }
+    }
+    // The guide's installer and driver are older than that kernel.
+    let error = plan::plan(&catalog, &request("al2-5.10", "guide")).expect_err("it can't be").to_string();
+    assert!(error.contains("EFA installer 1.9.5 does not support Amazon Linux 2 (kernel 5.10) yet"), "{error}");
+    let plan = default_plan("al2-5.10");
+    assert_eq!((plan.version("efa"), plan.version("driver")), (Some("1.49.0"), Some("535.129.03")));
+}
+
+/// As EC2 compares names: `*` is any text, `?` any one character.
+fn matches_name(filter: &str, name: &str) -> bool {
+    match (filter.chars().next(), name.chars().next()) {
+        (None, None) => true,
+        (Some('*'), _) => {
+            matches_name(&filter[1..], name)
+                || name.chars().next().is_some_and(|c| matches_name(filter, &name[c.len_utf8()..]))
+        }
+        (Some(wanted), Some(found)) if wanted == '?' || wanted == found => {
+            matches_name(&filter[wanted.len_utf8()..], &name[found.len_utf8()..])
+        }
+        _ => false,
+    }
+}
+
+#[test]
+fn red_hat_s_images_are_hourly_ones_of_the_asked_minor_release() {
+    let catalog = catalog();
+    for minor in ["7.6", "7.7", "7.8"] {
+        let filter = &catalog.distribution(&format!("rhel{minor}")).expect("the catalog has it").ami.name;
+        let named = |rest: &str| matches_name(filter, &format!("RHEL-{rest}"));
+        assert!(named(&format!("{minor}_HVM-20190515-x86_64-0-Hourly2-GP2")), "{filter}");
+        for other in [
+            format!("{minor}_HVM_BETA-20180814-x86_64-0-Hourly2-GP2"),
+            format!("{minor}_HVM-20190515-x86_64-0-Access2-GP2"),
+            format!("{minor}_HVM-20190515-arm64-0-Hourly2-GP2"),
+            format!("{minor}_HVM-20190515-x86_64-0-Hourly2-GP2-SQL_2017_Enterprise"),
+            format!("{minor}_HVM_BETA-20180814-x86_64-0-Access2-GP2"),
+            "7.9_HVM-20200917-x86_64-0-Hourly2-GP2".to_owned(),
+            format!("{minor}0_HVM-20190515-x86_64-0-Hourly2-GP2"),
+        ] {
+            assert!(!named(&other), "{filter} takes RHEL-{other}");
+        }
+    }
+}
+
+#[test]
+fn red_hat_s_client_is_updated_first_and_unpinned_on_every_minor_release() {
+    for minor in ["7.6", "7.7", "7.8"] {
+        let plan = default_plan(&format!("rhel{minor}"));
+        let prepare: Vec<_> = stage(&plan, "prepare").steps.iter().map(|step| step.id.as_str()).collect();
+        assert_eq!(prepare, ["machine", "cloud-init", "rhui-client", "pin-release", "tools"], "{minor}");
+        let client = &stage(&plan, "prepare").steps[2];
+        assert_eq!(client.actions[0], Action::Remove { paths: vec!["/etc/yum/vars/releasever".into()] });
+        assert!(client.hint.as_ref().is_some_and(|hint| hint.contains("--yum-repository")), "{:?}", client.hint);
+        assert!(plan.notes[0].contains("not proven"), "{:?}", plan.notes);
+    }
+}
+
+#[test]
+fn a_repository_of_one_s_own_stands_instead_of_the_distribution_s() {
+    let catalog = catalog();
+    let url = "http://packages.example/rhel/$releasever/$basearch/";
+    for id in ["al1", "al2", "al2-5.10", "centos7", "rhel7.6", "rhel7.7", "rhel7.8"] {
+        let own = Request { yum_repository: Some(url.into()), ..request(id, "newest") };
+        let plan = plan::plan(&catalog, &own).expect("it can be planned");
+        let prepare: Vec<_> = stage(&plan, "prepare").steps.iter().map(|step| step.id.as_str()).collect();
+        assert_eq!(prepare, ["machine", "cloud-init", "own-repository", "tools"], "{id}: before anything is installed");
+        let [Action::WriteFile { path, content, .. }, Action::EnsureLine { path: conf, line }] =
+            &stage(&plan, "prepare").steps[2].actions[..]
+        else {
+            panic!("{id}: a file, and the line that turns the others off");
+        };
+        assert_eq!((conf.as_str(), line.as_str()), ("/etc/yum.conf", "reposdir=/etc/efa-gen/yum.repos.d"));
+        assert!(path.starts_with("/etc/efa-gen/yum.repos.d/"), "{path}");
+        assert!(content.contains(&format!("\nbaseurl={url}\n")) && content.contains("\ngpgcheck=1\n"), "{content}");
+        let text = serde_json::to_string(&plan.stages).expect("a plan is plain data");
+        assert!(!text.contains("--enablerepo") && !text.contains("{url}"), "{id}");
+        assert!(plan.notes.iter().any(|note| note.contains(url)), "{:?}", plan.notes);
+        assert_ne!(plan.digest(), plan_of(id, "newest").digest());
+    }
+    for id in ["ubuntu16", "ubuntu18", "ubuntu24", "debian12"] {
+        let own =
+            Request { yum_repository: Some(url.into()), ..Request { distribution: id.into(), ..Request::default() } };
+        let error = plan::plan(&catalog, &own).expect_err("it has no yum").to_string();
+        assert!(error.contains("--yum-repository is not for "), "{error}");
+    }
+    for good in ["https://packages.example/el7", "http://10.0.0.7:8080/a/$basearch"] {
+        assert_eq!(plan::parse_yum_repository(good).expect("an address"), good);
+    }
+    for (bad, words) in [
+        ("", "is not the address of a yum repository"),
+        ("packages.example/el7", "is not the address of a yum repository"),
+        ("ftp://packages.example/el7", "is not the address of a yum repository"),
+        ("file:///srv/el7", "is not the address of a yum repository"),
+        ("https://", "is not the address of a yum repository"),
+        ("https://a.example/el7 https://b.example/el7", "is not the address of a yum repository"),
+        ("https://a.example/el7\nenabled=0", "is not the address of a yum repository"),
+        ("https://me:secret@packages.example/el7", "a user name or password"),
+        ("https://packages.example/el7?token=secret", "a query or a fragment"),
+    ] {
+        let error = plan::parse_yum_repository(bad).expect_err(bad).to_string();
+        assert!(error.contains(words) && !error.contains("secret"), "{bad}: {error}");
+    }
 }

@@ -1,4 +1,7 @@
 //! The planner, without a machine.
 
 mod decisions;
+mod kernel;
+mod matrix;
 mod prices;
+mod published;

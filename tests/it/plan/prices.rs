@@ -17,7 +17,21 @@ fn the_table_has_the_default_builder_and_most_types_with_efa() {
         .filter(|name| prices.hourly(name).is_none())
         .collect();
     // Not in the source.
-    let families = ["dl2q.", "hpc6a.", "hpc6id.", "hpc7a.", "hpc8a.", "p5e.", "trn2.", "x8aedz."];
+    let families = [
+        "dl2q.",
+        "hpc6a.",
+        "hpc6id.",
+        "hpc7a.",
+        "hpc8a.",
+        "p5e.",
+        "p6e-gb200.",
+        "p6e-gb300r.",
+        "r9g.",
+        "r9gd.",
+        "trn2.",
+        "trn2u.",
+        "x8aedz.",
+    ];
     assert!(without.iter().all(|name| families.iter().any(|family| name.starts_with(family))), "{without:?}");
 }
 

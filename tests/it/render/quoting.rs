@@ -3,8 +3,9 @@
 use std::process::Command;
 
 use crate::support::catalog;
-use efa_gen::plan::{Action, Fact, Part, Run, Word};
-use efa_gen::render::{self, Format, shell};
+use efa_gen::plan::{Action, Argument, GuestCommand, GuestVariable, Segment};
+use efa_gen::render::{self, Format, actions};
+use efa_gen::shell;
 use proptest::prelude::*;
 
 /// Runs shell text; returns what it printed.
@@ -42,9 +43,9 @@ proptest! {
 
     #[test]
     fn arguments_arrive_whole(arguments in prop::collection::vec(hostile(), 1..6)) {
-        let mut run = Run::new(["show"]);
-        run.argv.extend(arguments.iter().map(|text| Word::literal(text.clone())));
-        let body = shell::body(&[run.into()]).expect("there is no NUL in it");
+        let mut run = GuestCommand::new(["show"]);
+        run.argv.extend(arguments.iter().map(|text| Argument::literal(text.clone())));
+        let body = actions::body(&[run.into()]).expect("there is no NUL in it");
         let expected: Vec<u8> = arguments.iter().flat_map(|text| [text.as_bytes(), b"\0"].concat()).collect();
         for shell in ["bash", "sh"] {
             let text = format!("run() {{ shift; for a; do printf '%s\\0' \"$a\"; done; }}\n{body}\n");
@@ -54,8 +55,8 @@ proptest! {
 
     #[test]
     fn environment_arrives_whole(value in hostile()) {
-        let run = Run::new(["sh", "-c", "printf %s \"$V\""]).environment([("V", value.as_str())]);
-        let body = shell::body(&[run.into()]).expect("there is no NUL in it");
+        let run = GuestCommand::new(["sh", "-c", "printf %s \"$V\""]).environment([("V", value.as_str())]);
+        let body = actions::body(&[run.into()]).expect("there is no NUL in it");
         prop_assert_eq!(shell_prints("bash", &format!("run() {{ \"$@\"; }}\n{body}\n")), value.as_bytes());
     }
 
@@ -63,14 +64,14 @@ proptest! {
     fn file_content_arrives_whole(content in hostile(), lines in prop::collection::vec("EOF_{0,3}|[ -~\\t]{0,20}", 0..5)) {
         for content in [content, lines.iter().map(|line| format!("{line}\n")).collect()] {
             let write = Action::WriteFile { path: "/x".into(), mode: "0644", content: content.clone() };
-            let body = shell::body(&[write]).expect("there is no NUL in it");
+            let body = actions::body(&[write]).expect("there is no NUL in it");
             prop_assert_eq!(shell_prints("bash", &format!("write_file() {{ cat; }}\n{body}\n")), content.as_bytes());
         }
     }
 
     #[test]
     fn facts_stand_between_literal_text(before in hostile(), after in hostile()) {
-        let word = shell::word(&Word::template(&format!("{before}{{kernel}}{after}"))).expect("there is no NUL in it");
+        let word = actions::word(&Argument::template(&format!("{before}{{kernel}}{after}"))).expect("there is no NUL in it");
         let printed = shell_prints("bash", &format!("KERNEL='5.4 $x'\nprintf %s {word}\n"));
         let expected = format!("{before}5.4 $x{after}").into_bytes();
         prop_assert_eq!(printed, expected);
@@ -90,19 +91,22 @@ proptest! {
 
 #[test]
 fn nul_can_not_be_passed_and_is_refused() {
-    let mut run = Run::new(["show"]);
-    run.argv.push(Word::literal("a\0b"));
-    assert!(shell::body(&[run.into()]).is_err());
+    let mut run = GuestCommand::new(["show"]);
+    run.argv.push(Argument::literal("a\0b"));
+    assert!(actions::body(&[run.into()]).is_err());
     let write = Action::WriteFile { path: "/x".into(), mode: "0644", content: "a\0b\n".into() };
-    assert!(shell::body(&[write]).is_err());
+    assert!(actions::body(&[write]).is_err());
 }
 
 #[test]
 fn templates_of_words_know_the_facts_and_nothing_else() {
-    let parts = |text: &str| Word::template(text).parts().to_vec();
-    let text = |text: &str| Part::Text(text.into());
-    assert_eq!(parts("linux-headers-{kernel}"), [text("linux-headers-"), Part::Guest(Fact::Kernel)]);
-    assert_eq!(parts("-j{jobs}x{gpus}"), [text("-j"), Part::Guest(Fact::Jobs), text("x"), Part::Guest(Fact::Gpus)]);
+    let parts = |text: &str| Argument::template(text).parts().to_vec();
+    let text = |text: &str| Segment::Text(text.into());
+    assert_eq!(parts("linux-headers-{kernel}"), [text("linux-headers-"), Segment::Guest(GuestVariable::Kernel)]);
+    assert_eq!(
+        parts("-j{jobs}x{gpus}"),
+        [text("-j"), Segment::Guest(GuestVariable::Jobs), text("x"), Segment::Guest(GuestVariable::Gpus)]
+    );
     assert_eq!(parts("{other}${kernel"), [text("{other}${kernel")]);
     assert_eq!(parts(""), [text("")]);
 }
@@ -154,4 +158,15 @@ fn scripts_need_no_more_than_bash_4_2() {
 fn the_lint_finds_what_it_looks_for() {
     assert_eq!(unguarded_arrays("for x in \"${found[@]}\"; do").len(), 1);
     assert!(unguarded_arrays("for x in \"${found[@]+\"${found[@]}\"}\"; do").is_empty());
+}
+
+#[test]
+fn the_words_of_a_command_stay_words() {
+    let joined = |words: &[&str]| shell::join(words).expect("there is no NUL in it");
+    // An assignment for every shell, a path for zsh; elsewhere `=` needs no quotes.
+    assert_eq!(joined(&["A=1", "env", "A=1"]), "'A=1' env A=1");
+    assert_eq!(joined(&["echo", "=ls", "a b", ""]), "echo '=ls' 'a b' ''");
+    let output = Command::new("sh").args(["-c", &joined(&["A=1", "x"])]).output().expect("sh starts");
+    assert_eq!(output.status.code(), Some(127), "no program has this name: {output:?}");
+    assert!(shell::join(&["a\0b"]).is_err());
 }

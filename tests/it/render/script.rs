@@ -1,10 +1,12 @@
 //! The install script, executed: progress, resuming, reboots, failure reports, exit codes.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 
+use crate::support::hostile::HOSTILE;
 use crate::support::sandbox::{Sandbox, append, plan, stage, step};
 use crate::support::{stderr, stdout};
-use efa_gen::plan::{Action, Check, Run, Then, When, Word};
+use efa_gen::plan::{Action, Argument, Assertion, GuestCommand, Then, When};
 
 fn three_stages(sandbox: &Sandbox) -> efa_gen::plan::Plan {
     plan(vec![
@@ -47,7 +49,7 @@ fn a_failing_step_says_what_why_and_what_to_do_then_goes_on_from_there() {
     let sandbox = Sandbox::new();
     let flag = sandbox.text("flag");
     let check = format!("echo first complaint; echo second complaint; test -e {flag}");
-    let fails = step("fragile", vec![Run::new(["sh", "-c", &check]).into()]);
+    let fails = step("fragile", vec![GuestCommand::new(["sh", "-c", &check]).into()]);
     sandbox.install(&plan(vec![stage(
         "one",
         Then::Continue,
@@ -62,7 +64,7 @@ fn a_failing_step_says_what_why_and_what_to_do_then_goes_on_from_there() {
         "  reason: exit status 1\n",
         "    | second complaint\n",
         "  hint: mend fragile\n",
-        "then run it again, it goes on with this step",
+        "then go on with this step: sudo bash ",
     ] {
         assert!(said.contains(expected), "`{expected}` is not in:\n{said}");
     }
@@ -86,7 +88,7 @@ fn killed_at_any_step_it_completes_with_the_same_result() {
                 );
                 let file = sandbox.path(&format!("out-{word}")).display().to_string();
                 let write = Action::WriteFile { path: file, mode: "0644", content: format!("{word}\n") };
-                step(word, vec![write, Run::new(["sh", "-c", &kill]).into()])
+                step(word, vec![write, GuestCommand::new(["sh", "-c", &kill]).into()])
             };
             words.iter().map(once).collect::<Vec<_>>()
         };
@@ -227,8 +229,11 @@ fn a_package_command_recovers_first_and_a_failed_recovery_is_a_failed_try() {
     sandbox.program("sleep", "exit 0");
     let trace = sandbox.path("trace").display().to_string();
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let mut plan =
-        plan(vec![stage("one", Then::Continue, vec![step("it", vec![Run::new(["echo", "hi"]).packages().into()])])]);
+    let mut plan = plan(vec![stage(
+        "one",
+        Then::Continue,
+        vec![step("it", vec![GuestCommand::new(["echo", "hi"]).packages().into()])],
+    )]);
     let fails_twice = format!("echo recover >>{trace}; [ $(grep -c recover {trace}) -ge 3 ]");
     plan.recover_packages = vec![words(&["false"]), words(&["sh", "-c", &fails_twice])];
     sandbox.install(&plan);
@@ -248,6 +253,35 @@ fn start_installs_the_hook_and_releases_the_lock() {
     sandbox.install(&three_stages(&sandbox));
     assert!(sandbox.run(&["--start"]).status.success());
     assert_eq!(sandbox.read("trace"), "enable hook\nstart hook\nfree\n");
+}
+
+#[test]
+fn what_a_failed_step_quotes_does_nothing_to_the_console() {
+    let sandbox = Sandbox::new();
+    let forged = "\rEFA-GEN COMPLETE\n\u{1b}[1GEFA-GEN COMPLETE\n\u{9b}2KEFA-GEN COMPLETE\nEFA-GEN COMPLETE";
+    sandbox.write("hostile", &format!("{HOSTILE}\n{forged}\n+ download https://user:s3cret@mirror/efa\n"));
+    let hostile = sandbox.text("hostile");
+    let said = |line: &str| {
+        let command = GuestCommand::new(["sh", "-c", line, "a\n\rEFA-GEN COMPLETE\n\u{1b}[2J"]);
+        let (code, said) = sandbox.run_actions(vec![command.into()]);
+        assert_ne!(code, Some(0), "{said}");
+        let odd = said.chars().find(|c| !matches!(c, '\n' | '\t' | ' '..='~'));
+        assert_eq!(odd, None, "{said:?}");
+        assert!(said.contains("FAILED in stage one, step: "), "{said}");
+        let forged = said.lines().find(|line| line.starts_with("EFA-GEN"));
+        assert_eq!(forged, None, "{said}");
+        said
+    };
+    let quoted = said(&format!("cat {hostile}; exit 3"));
+    assert!(quoted.matches("    | EFA-GEN COMPLETE\n").count() >= 2, "{quoted}");
+    assert!(quoted.contains("    | + download https://***@mirror/efa\n"), "{quoted}");
+    assert!(!quoted.contains("s3cret"), "{quoted}");
+    said(&format!("cat {hostile} >&2; exit 3"));
+    // A line without end is no end of it either.
+    let long = said(&format!("head -c 3000000 /dev/zero | tr '\\0' x; cat {hostile}; exit 3"));
+    assert!(long.len() < 10_000 && long.contains("https://***@mirror"), "{} bytes", long.len());
+    // The log has what was said.
+    assert!(sandbox.read("log/install.log").contains(forged), "{}", sandbox.read("log/install.log").len());
 }
 
 #[test]
@@ -287,10 +321,13 @@ fn actions_on_files_do_what_they_say_and_nothing_more() {
         },
         Action::Remove { paths: vec![sandbox.text("old*"), sandbox.text("never-there")] },
         Action::Empty { paths: vec![sandbox.text("machine-id"), sandbox.text("never-there")] },
-        Action::Assert(Check::Gone { paths: vec![sandbox.text("old*"), sandbox.text("machine-id")] }),
-        Action::Assert(Check::Exists { path: Word::literal(conf.clone()) }),
-        Action::Assert(Check::Contains { path: conf, text: "exclude=kernel*".into() }),
-        Action::Assert(Check::Prints { argv: vec![Word::literal("echo"), Word::literal("V1.2")], text: "V1.2".into() }),
+        Action::Assert(Assertion::Gone { paths: vec![sandbox.text("old*"), sandbox.text("machine-id")] }),
+        Action::Assert(Assertion::Exists { path: Argument::literal(conf.clone()) }),
+        Action::Assert(Assertion::Contains { path: conf, text: "exclude=kernel*".into() }),
+        Action::Assert(Assertion::Prints {
+            argv: vec![Argument::literal("echo"), Argument::literal("V1.2")],
+            text: "V1.2".into(),
+        }),
     ];
     for round in 1..=2 {
         let (code, said) = sandbox.run_actions(actions.clone());
@@ -310,24 +347,41 @@ fn checks_that_do_not_hold_fail_the_step() {
     let sandbox = Sandbox::new();
     sandbox.write("there", "text\n");
     let there = sandbox.text("there");
-    let words = |words: &[&str]| words.iter().map(|word| Word::literal(*word)).collect::<Vec<_>>();
-    let system =
-        |id: &str, version: &str| Check::System { id: id.into(), version: version.into(), machine: "x86_64".into() };
+    let words = |words: &[&str]| words.iter().map(|word| Argument::literal(*word)).collect::<Vec<_>>();
+    let system = |id: &str, version: &str| Assertion::System {
+        id: id.into(),
+        version: version.into(),
+        machine: "x86_64".into(),
+        kernel: None,
+    };
+    let os = |key: &str| {
+        let text = fs::read_to_string("/etc/os-release").expect("this machine has one");
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("{key}="))).unwrap_or_default();
+        value.trim_matches('"').to_owned()
+    };
+    // All else is right; the kernel is of another series.
+    let other_kernel = Assertion::System {
+        id: os("ID"),
+        version: os("VERSION_ID"),
+        machine: std::env::consts::ARCH.into(),
+        kernel: Some("2.4.".into()),
+    };
     let cases = [
+        (other_kernel, 9, ", not 2.4.*"),
         (system("no-such-linux", "1"), 9, "this machine is "),
-        (Check::FreeSpace { mib: 1 << 40 }, 9, "MiB free, this stage needs"),
-        (Check::Exists { path: Word::literal("/no/such") }, 7, "/no/such does not exist"),
-        (Check::Gone { paths: vec![there.clone()] }, 7, "is still there"),
-        (Check::Contains { path: there, text: "other".into() }, 7, "does not say \"other\""),
-        (Check::Prints { argv: words(&["echo", "V1.2"]), text: "V1.3".into() }, 7, "does not print \"V1.3\""),
-        (Check::Prints { argv: words(&["false"]), text: String::new() }, 7, "exit status 1"),
+        (Assertion::FreeSpace { mib: 1 << 40 }, 9, "MiB free, this stage needs"),
+        (Assertion::Exists { path: Argument::literal("/no/such") }, 7, "/no/such does not exist"),
+        (Assertion::Gone { paths: vec![there.clone()] }, 7, "is still there"),
+        (Assertion::Contains { path: there, text: "other".into() }, 7, "does not say \"other\""),
+        (Assertion::Prints { argv: words(&["echo", "V1.2"]), text: "V1.3".into() }, 7, "does not print \"V1.3\""),
+        (Assertion::Prints { argv: words(&["false"]), text: String::new() }, 7, "exit status 1"),
         (
-            Check::Installed { query: vec!["test".into(), "-e".into()], packages: words(&["/", "/no/such"]) },
+            Assertion::Installed { query: vec!["test".into(), "-e".into()], packages: words(&["/", "/no/such"]) },
             7,
             "package /no/such is not installed",
         ),
-        (Check::LibrariesFound { library: "/no/such.so".into() }, 7, "does not exist"),
-        (Check::Memlock { user: "no-such-user".into() }, 7, "there is no user no-such-user"),
+        (Assertion::LibrariesFound { library: "/no/such.so".into() }, 7, "does not exist"),
+        (Assertion::Memlock { user: "no-such-user".into() }, 7, "there is no user no-such-user"),
     ];
     for (check, code, words) in cases {
         let (found, said) = sandbox.run_actions(vec![Action::Assert(check.clone())]);
@@ -343,9 +397,9 @@ fn what_the_network_breaks_is_tried_again_and_then_given_up() {
     sandbox.program("sleep", "exit 0");
     let count = sandbox.path("count");
     let flaky = format!("echo x >>{0}; [ $(wc -l <{0}) -ge 3 ]", count.display());
-    let (code, said) = sandbox.run_actions(vec![Run::new(["sh", "-c", &flaky]).packages().into()]);
+    let (code, said) = sandbox.run_actions(vec![GuestCommand::new(["sh", "-c", &flaky]).packages().into()]);
     assert_eq!(code, Some(0), "{said}");
-    let (code, said) = sandbox.run_actions(vec![Run::new(["false"]).packages().into()]);
+    let (code, said) = sandbox.run_actions(vec![GuestCommand::new(["false"]).packages().into()]);
     assert_eq!(code, Some(6));
     assert!(said.contains("exit status 1, 3 times"), "{said}");
 }
@@ -354,7 +408,7 @@ fn what_the_network_breaks_is_tried_again_and_then_given_up() {
 fn the_plan_s_environment_reaches_the_commands() {
     let sandbox = Sandbox::new();
     let show = format!("printf '%s|%s' \"$PLAN_SAYS\" \"$OWN\" >{}", sandbox.text("out"));
-    let run = Run::new(["sh", "-c", &show]).environment([("OWN", "a b")]).in_dir("/");
+    let run = GuestCommand::new(["sh", "-c", &show]).environment([("OWN", "a b")]).in_dir("/");
     let (code, said) = sandbox.run_actions(vec![run.into(), append(&sandbox.path("trace"), "end")]);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(sandbox.read("out"), "it's $HOME|a b");
@@ -367,7 +421,7 @@ fn a_signal_is_reported_and_the_step_is_done_again() {
     sandbox.install(&plan(vec![stage(
         "one",
         Then::Continue,
-        vec![step("it", vec![Run::new(["sh", "-c", &once]).into()])],
+        vec![step("it", vec![GuestCommand::new(["sh", "-c", &once]).into()])],
     )]));
     let output = sandbox.run(&[]);
     assert_eq!(output.status.code(), Some(6), "{}", stdout(&output));
@@ -378,7 +432,7 @@ fn a_signal_is_reported_and_the_step_is_done_again() {
 #[test]
 fn what_needs_the_target_s_devices_is_no_condition_for_an_image() {
     let sandbox = Sandbox::new();
-    let mut test = stage("test", Then::Continue, vec![step("it", vec![Run::new(["false"]).into()])]);
+    let mut test = stage("test", Then::Continue, vec![step("it", vec![GuestCommand::new(["false"]).into()])]);
     test.run = When::Target;
     let seal = stage("seal", Then::Continue, vec![sandbox.trace_step("e", "e")]);
     sandbox.install(&plan(vec![stage("one", Then::Continue, vec![sandbox.trace_step("a", "a")]), test, seal]));
@@ -387,7 +441,7 @@ fn what_needs_the_target_s_devices_is_no_condition_for_an_image() {
     assert!(sandbox.run(&["--stage", "seal"]).status.success(), "a builder has no such devices");
     assert_eq!(sandbox.run(&["--stage", "test"]).status.code(), Some(6));
     let whole = Sandbox::new();
-    let mut test = stage("test", Then::Continue, vec![step("it", vec![Run::new(["false"]).into()])]);
+    let mut test = stage("test", Then::Continue, vec![step("it", vec![GuestCommand::new(["false"]).into()])]);
     test.run = When::Target;
     whole.install(&plan(vec![stage("one", Then::Continue, vec![whole.trace_step("a", "a")]), test]));
     assert_eq!(whole.run(&[]).status.code(), Some(6), "asked for, it is run");
@@ -414,7 +468,7 @@ fn the_callers_environment_does_not_reach_what_is_built() {
     sandbox.install(&plan(vec![stage(
         "one",
         Then::Continue,
-        vec![step("it", vec![Run::new(["sh", "-c", &show]).into()])],
+        vec![step("it", vec![GuestCommand::new(["sh", "-c", &show]).into()])],
     )]));
     let mut command = sandbox.command(&[]);
     for name in [
@@ -455,4 +509,339 @@ fn a_clone_that_fills_the_disk_is_not_the_networks_fault() {
     assert!(said.contains("the disk is full"), "{said}");
     let (code, said) = clone("unable to access: Could not resolve host");
     assert_eq!(code, Some(5), "{said}");
+}
+
+/// What any user of the machine may call a file in /tmp.
+fn odd_names() -> Vec<Vec<u8>> {
+    let mut names: Vec<Vec<u8>> = [
+        "x\netc",
+        "\n",
+        "trailing\n",
+        " ",
+        "a b",
+        "-rf",
+        "--",
+        ".dot",
+        "..dots",
+        "*",
+        "?",
+        "[ab]",
+        "\\",
+        "\\n",
+        "'",
+        "\"",
+        "$HOME",
+        "$(touch pwned)",
+        "`touch pwned`",
+        ";touch pwned",
+        "\t",
+        "\r",
+        "\u{1b}[2J",
+        "{a,b}",
+        "~",
+        "&",
+        "é",
+    ]
+    .map(|name| name.as_bytes().to_vec())
+    .to_vec();
+    names.push(b"\xff\xfe".to_vec());
+    names.push((1..=255).filter(|byte| *byte != b'/').collect());
+    names
+}
+
+#[test]
+fn a_file_s_name_is_never_text() {
+    let file = |folder: &std::path::Path, name: &[u8]| folder.join(std::ffi::OsStr::from_bytes(name));
+    for name in odd_names() {
+        let sandbox = Sandbox::new();
+        for folder in ["swept", "kept"] {
+            fs::create_dir(sandbox.path(folder)).expect("a folder can be made");
+            fs::write(file(&sandbox.path(folder), &name), "secret").expect("a file can be written");
+        }
+        let glob = vec![sandbox.text("swept/*")];
+        let gone = Action::Assert(Assertion::Gone { paths: glob.clone() });
+        let (code, said) = sandbox.run_actions(vec![gone.clone()]);
+        assert_eq!(code, Some(7), "{name:?}: {said}");
+        let (code, said) = sandbox.run_actions(vec![Action::Empty { paths: glob.clone() }, gone]);
+        assert_eq!(code, Some(0), "{name:?}: {said}");
+        assert_eq!(fs::read(file(&sandbox.path("swept"), &name)).expect("it is still there"), b"", "{name:?}");
+        let (code, said) = sandbox.run_actions(vec![Action::Remove { paths: glob }]);
+        assert_eq!(code, Some(0), "{name:?}: {said}");
+        assert_eq!(fs::read_dir(sandbox.path("swept")).expect("the folder stays").count(), 0, "{name:?}");
+        assert_eq!(fs::read(file(&sandbox.path("kept"), &name)).expect("nobody asked for it"), b"secret", "{name:?}");
+    }
+}
+
+/// The second line of such a name was a path below /, where the script works.
+#[test]
+fn the_second_line_of_a_name_is_no_path() {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.path("swept")).expect("a folder can be made");
+    let victim = tempfile::Builder::new().prefix("efa-gen-victim").tempdir_in("/");
+    // Only root can make one there; without, the name leads nowhere, and the other test holds the rest.
+    let Ok(victim) = victim else { return };
+    let name = victim.path().file_name().expect("it has a name").to_string_lossy().into_owned();
+    fs::write(victim.path().join("content"), "kept").expect("a file can be written");
+    fs::write(sandbox.path("swept").join(format!("x\n{name}")), "").expect("a file can be written");
+    fs::write(sandbox.path("swept/x"), "").expect("a file can be written");
+    let glob = vec![sandbox.text("swept/*")];
+    let actions = vec![Action::Empty { paths: glob.clone() }, Action::Remove { paths: glob }];
+    let (code, said) = sandbox.run_actions(actions);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(fs::read(victim.path().join("content")).expect("it is untouched"), b"kept");
+}
+
+/// The lines of the distributions' own kernels, the major version of their default gcc, and what is made of it.
+const KERNELS: [(&str, &str, &str); 10] = [
+    (
+        "Linux version 6.1.0-18-cloud-amd64 (debian-kernel@lists.debian.org) (gcc-12 (Debian 12.2.0-14) 12.2.0, GNU ld (GNU Binutils for Debian) 2.40) #1 SMP PREEMPT_DYNAMIC Debian 6.1.76-1 (2024-02-01)",
+        "12",
+        "gcc",
+    ),
+    (
+        "Linux version 6.8.0-1008-aws (buildd@lcy02-amd64-061) (x86_64-linux-gnu-gcc-13 (Ubuntu 13.2.0-23ubuntu4) 13.2.0, GNU ld (GNU Binutils for Ubuntu) 2.42) #8-Ubuntu SMP Sat Apr 20 00:46:25 UTC 2024",
+        "13",
+        "gcc",
+    ),
+    (
+        "Linux version 6.5.0-1022-aws (buildd@lcy02-amd64-024) (x86_64-linux-gnu-gcc-12 (Ubuntu 12.3.0-1ubuntu1~22.04) 12.3.0, GNU ld (GNU Binutils for Ubuntu) 2.38) #22~22.04.1-Ubuntu SMP",
+        "11",
+        "gcc12-gcc",
+    ),
+    (
+        "Linux version 4.15.0-1021-aws (buildd@lcy01-amd64-024) (gcc version 7.3.0 (Ubuntu 7.3.0-16ubuntu3)) #21-Ubuntu SMP Tue Aug 28 10:23:07 UTC 2018",
+        "7",
+        "gcc",
+    ),
+    (
+        "Linux version 4.4.0-1128-aws (buildd@lcy02-amd64-030) (gcc version 5.4.0 20160609 (Ubuntu 5.4.0-6ubuntu1~16.04.12) ) #142-Ubuntu SMP",
+        "5.4.0",
+        "gcc",
+    ),
+    (
+        "Linux version 3.10.0-1160.el7.x86_64 (mockbuild@kbuilder.bsys.centos.org) (gcc version 4.8.5 20150623 (Red Hat 4.8.5-44) (GCC) ) #1 SMP Mon Oct 19 16:18:59 UTC 2020",
+        "4.8.5",
+        "gcc",
+    ),
+    (
+        "Linux version 4.14.336-253.554.amzn2.x86_64 (mockbuild@ip-10-0-32-152) (gcc version 7.3.1 20180712 (Red Hat 7.3.1-17) (GCC)) #1 SMP Thu Jan 18 20:27:18 UTC 2024",
+        "7",
+        "gcc",
+    ),
+    (
+        "Linux version 5.10.234-225.910.amzn2.x86_64 (mockbuild@ip-10-0-44-229) (gcc10-gcc (GCC) 10.5.0 20230707 (Red Hat 10.5.0-1), GNU ld version 2.35.2-9.amzn2.0.1) #1 SMP Fri Feb 14 16:52:40 UTC 2025",
+        "7",
+        "gcc10-gcc",
+    ),
+    (
+        "Linux version 4.14.336-180.562.amzn1.x86_64 (mockbuild@koji-pdx-corp-gobi-60001) (gcc version 7.2.1 20170915 (Red Hat 7.2.1-2) (GCC)) #1 SMP",
+        "4.8.5",
+        "gcc7-gcc",
+    ),
+    ("Linux version 6.12.8-1 (builder@host) (gcc (GCC) 15.3.0, GNU ld (GNU Binutils) 2.46) #1 SMP", "15", "gcc"),
+];
+
+/// A machine with this line and this gcc, where a package gccN brings gccN-gcc, and the action that looks for the compiler.
+fn compiler(line: &str, gcc: &str, brings: &str, known: bool) -> (Sandbox, Action) {
+    let sandbox = Sandbox::new();
+    sandbox.write("version", line);
+    sandbox.program("gcc", &format!("[ \"$*\" = -dumpversion ] && echo {gcc}"));
+    let program = sandbox.text("bin/$1-gcc");
+    sandbox.program(
+        "bring",
+        &format!(
+            "echo $1 >>{}; printf '#!/bin/sh\necho {brings}\n' >{program}; chmod +x {program}",
+            sandbox.text("brought")
+        ),
+    );
+    let action = Action::KernelCompiler {
+        version: sandbox.text("version"),
+        link: sandbox.text("kernel-gcc"),
+        other: known.then(|| ("gcc{major}".into(), "gcc{major}-gcc".into())),
+        install: vec!["bring".into()],
+    };
+    (sandbox, action)
+}
+
+#[test]
+fn the_compiler_is_the_running_kernel_s() {
+    for (line, gcc, wanted) in KERNELS {
+        let major = wanted.trim_start_matches("gcc").trim_end_matches("-gcc");
+        let (sandbox, action) = compiler(line, gcc, &format!("{major}.5.0"), true);
+        for round in 1..=2 {
+            let (code, said) = sandbox.run_actions(vec![action.clone()]);
+            assert_eq!(code, Some(0), "{line}: {said}");
+            assert!(!said.contains("note:"), "{line}: {said}");
+            let link = fs::read_link(sandbox.path("kernel-gcc")).expect("a link is made");
+            assert_eq!(link, sandbox.path("bin").join(wanted), "{line}");
+            let brought = if wanted == "gcc" { String::new() } else { format!("gcc{major}\n") };
+            assert_eq!(sandbox.read("brought"), brought, "round {round}: {line}");
+        }
+    }
+}
+
+#[test]
+fn a_kernel_whose_compiler_can_t_be_had_is_told_of() {
+    let amazon = KERNELS[7].0;
+    // Unknown here, built by another program, without a word: the default one is taken, and it is said.
+    for (line, known, words) in [
+        (amazon, false, "gcc 7 is taken: gcc 10 of this kernel is not known here"),
+        (
+            "Linux version 6.6.0 (u@h) (Ubuntu clang version 14.0.0-1ubuntu1, Ubuntu LLD 14.0.0) #1 SMP",
+            true,
+            "clang version 1",
+        ),
+        ("Linux version 6.6.0 (u@h) (clang version 17.0.6, LLD 17.0.6) #1 SMP", true, "clang version 1"),
+        ("Linux version 6.6.0 (u@h) (icc 2021.9) #1 SMP", true, "gcc 7 is taken: "),
+        ("Linux version 6.6.0 gcc version 10.5.0", true, "gcc 7 is taken: "),
+        ("", true, "gcc 7 is taken: "),
+    ] {
+        let (sandbox, action) = compiler(line, "7", "10.5.0", known);
+        let (code, said) = sandbox.run_actions(vec![action]);
+        assert_eq!(code, Some(0), "{line}: {said}");
+        assert!(said.contains("note: ") && said.contains(words), "{line}: {said}");
+        assert_eq!(fs::read_link(sandbox.path("kernel-gcc")).expect("a link"), sandbox.path("bin/gcc"), "{line}");
+        assert_eq!(sandbox.read("brought"), "", "{line}");
+    }
+    // A package that is not there, or brings something else, ends it here and not at the driver.
+    let (sandbox, action) = compiler(amazon, "7", "11.2.0", true);
+    let (code, said) = sandbox.run_actions(vec![action]);
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains("this kernel's gcc is 10"), "{said}");
+    let (sandbox, action) = compiler(amazon, "7", "10.5.0", true);
+    sandbox.program("bring", "exit 1");
+    sandbox.program("sleep", "exit 0");
+    let (code, said) = sandbox.run_actions(vec![action]);
+    assert_eq!(code, Some(6), "{said}");
+    assert!(!sandbox.path("kernel-gcc").is_symlink(), "{said}");
+}
+
+/// A systemctl whose units are files that say their state.
+fn units(states: &[(&str, &str)]) -> Sandbox {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("units")).expect("a folder can be made");
+    for (unit, state) in states {
+        sandbox.write(&format!("units/{unit}"), state);
+    }
+    let units = sandbox.text("units");
+    sandbox.program(
+        "systemctl",
+        &format!(
+            "cd {units}\ncase $1 in\n  is-enabled) cat \"$2\" 2>/dev/null ;;\n  \
+             mask) grep -q fixed \"$2\" && exit 1; [ -e \"$2.was\" ] || cp \"$2\" \"$2.was\"; echo masked >\"$2\" ;;\n  \
+             unmask) mv \"$2.was\" \"$2\" ;;\n  stop) echo \"$2\" >>stopped ;;\nesac"
+        ),
+    );
+    sandbox
+}
+
+#[test]
+fn timers_are_masked_until_the_end_and_are_then_as_they_were() {
+    let sandbox = units(&[("a.timer", "enabled"), ("b.timer", "masked"), ("c.timer", "masked-runtime")]);
+    let all: Vec<String> = ["a.timer", "b.timer", "c.timer", "none.timer"].map(str::to_owned).to_vec();
+    let see = || -> Action {
+        let text = format!("cd {} && cat a.timer b.timer c.timer >>../seen", sandbox.text("units"));
+        GuestCommand::new(["sh", "-c", &text]).into()
+    };
+    let mask = Action::MaskUnits { units: all };
+    let (code, said) = sandbox.run_actions(vec![mask.clone(), mask.clone(), see(), Action::UnmaskUnits, see()]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(sandbox.read("seen"), "masked\nmaskedmasked-runtimeenabledmaskedmasked-runtime");
+    assert_eq!(sandbox.read("units/stopped"), "a.timer\na.timer\n", "what was not masked here is not stopped either");
+    assert!(!sandbox.path("units/none.timer").exists());
+    // Once more, after the end: masked and given back again.
+    let (code, said) = sandbox.run_actions(vec![Action::UnmaskUnits, mask, Action::UnmaskUnits, Action::UnmaskUnits]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(sandbox.read("units/a.timer"), "enabled");
+}
+
+#[test]
+fn a_timer_that_a_cut_left_unmasked_is_masked_and_one_that_can_t_be_is_told_of() {
+    let sandbox = units(&[("a.timer", "enabled"), ("d.timer", "fixed")]);
+    let mask = Action::MaskUnits { units: vec!["a.timer".into(), "d.timer".into()] };
+    // As a cut leaves it between the record and the mask.
+    let record =
+        Action::WriteFile { path: sandbox.text("state.masked/a.timer"), mode: "0644", content: "a.timer\n".into() };
+    let (code, said) = sandbox.run_actions(vec![record, mask]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(sandbox.read("units/a.timer"), "masked\n");
+    assert!(said.contains("note: d.timer can't be masked"), "{said}");
+    assert!(!said.contains("note: a.timer"), "{said}");
+}
+
+/// What dpkg knows of on a machine, by its own pattern, and what the hold makes of it.
+#[test]
+fn what_dpkg_says_is_installed_of_the_kernel_is_held() {
+    let installed = "ii linux-image-6.8.0-1008-aws\nii linux-image-aws-edge\nhi linux-headers-aws\nrc linux-image-6.5.0-1-aws\nun linux-image-virtual\n";
+    let mut tried = 0;
+    for distribution in crate::support::catalog().distributions {
+        let argv = &distribution.kernel.hold.run;
+        if argv.is_empty() {
+            assert!(distribution.kernel.hold.line.is_some(), "{}", distribution.id);
+            continue;
+        }
+        tried += 1;
+        let sandbox = Sandbox::new();
+        sandbox.program("sleep", "exit 0");
+        sandbox.program("apt-mark", &format!("[ $# -gt 1 ] || exit 100; echo \"$@\" >>{}", sandbox.text("held")));
+        let hold = |sandbox: &Sandbox, says: &str, code: i32| {
+            sandbox.write("says", says);
+            let (asked, says) = (sandbox.text("asked"), sandbox.text("says"));
+            // With a pattern that nothing matches, dpkg-query fails and still says the rest.
+            sandbox.program("dpkg-query", &format!("printf '%s\\n' \"$@\" >{asked}; cat {says}; exit 1"));
+            let (found, said) = sandbox.run_actions(vec![GuestCommand::new(argv).packages().into()]);
+            assert_eq!(found, Some(code), "{}: {said}", distribution.id);
+        };
+        hold(&sandbox, installed, 0);
+        let held = "hold linux-image-6.8.0-1008-aws linux-image-aws-edge linux-headers-aws\n";
+        assert_eq!(sandbox.read("held"), held, "{}", distribution.id);
+        let asked = sandbox.read("asked");
+        assert!(asked.starts_with("-W\n-f\n${db:Status-Abbrev}${binary:Package}\\n\n"), "{asked}");
+        for pattern in ["linux-image-*\n", "linux-headers-*\n"] {
+            assert!(asked.contains(pattern), "{}: {asked}", distribution.id);
+        }
+        hold(&sandbox, "un linux-image-virtual\n", 6);
+        hold(&sandbox, "", 6);
+        assert_eq!(sandbox.read("held"), held, "nothing was held of what is not there");
+    }
+    assert_eq!(tried, 4);
+}
+
+/// The repository file of CentOS 7.9, as far as the substitutions meet it.
+const CENTOS: &str = "[base]\nname=CentOS-$releasever - Base\nmirrorlist=http://mirrorlist.centos.org/?release=$releasever&arch=$basearch&repo=os&infra=$infra\n#baseurl=http://mirror.centos.org/centos/$releasever/os/$basearch/\ngpgcheck=1\n[fasttrack]\nbaseurl=http://mirror.centos.org/centos/$releasever/fasttrack/$basearch/\n[base-source]\nbaseurl=http://vault.centos.org/centos/$releasever/os/Source/\n";
+
+#[test]
+fn packages_of_the_vault_come_by_https_and_from_a_second_host() {
+    let catalog = crate::support::catalog();
+    let distribution = catalog.distribution("centos7").expect("the catalog has it");
+    let sandbox = Sandbox::new();
+    sandbox.write("CentOS-Base.repo", CENTOS);
+    let replace = |with: &efa_gen::catalog::distribution::Replace| Action::Replace {
+        files: sandbox.text("CentOS-*.repo"),
+        pattern: with.pattern.clone(),
+        with: with.with.clone(),
+    };
+    let actions: Vec<Action> = distribution.repositories[0].replace.iter().map(replace).collect();
+    let wanted = "[base]\nname=CentOS-$releasever - Base\n#mirrorlist=http://mirrorlist.centos.org/?release=$releasever&arch=$basearch&repo=os&infra=$infra\nbaseurl=https://vault.centos.org/7.9.2009/os/$basearch/ https://archive.kernel.org/centos-vault/7.9.2009/os/$basearch/\nfailovermethod=priority\ngpgcheck=1\n[fasttrack]\nbaseurl=https://vault.centos.org/7.9.2009/fasttrack/$basearch/ https://archive.kernel.org/centos-vault/7.9.2009/fasttrack/$basearch/\nfailovermethod=priority\n[base-source]\nbaseurl=http://vault.centos.org/centos/$releasever/os/Source/\n";
+    for round in 1..=2 {
+        let (code, said) = sandbox.run_actions(actions.clone());
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(sandbox.read("CentOS-Base.repo"), wanted, "round {round}");
+    }
+}
+
+/// A step has a function of its own, named after stage and step: it must not take the place of one that it calls.
+#[test]
+fn no_function_of_a_script_is_defined_twice() {
+    for distribution in crate::support::catalog().distributions {
+        let plan = crate::support::default_plan(&distribution.id);
+        let script = efa_gen::render::render(&plan, &[efa_gen::render::Format::Script]).expect("it can be rendered");
+        let mut names: Vec<&str> =
+            script[0].text.lines().filter_map(|line| line.split_once("() {")).map(|(n, _)| n).collect();
+        names.retain(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
+        assert!(names.len() > 40, "{names:?}");
+        names.sort_unstable();
+        let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+        assert!(twice.is_empty(), "{}: {twice:?}", distribution.id);
+    }
 }

@@ -2,37 +2,28 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::support::{catalog, default_plan, in_repository};
-use base64::Engine;
-use efa_gen::catalog::environment;
-use efa_gen::cluster::test::{Collective, Sizes};
-use efa_gen::cluster::trust::{self, Node};
-use efa_gen::plan::{Plan, When};
-use efa_gen::render::slurm;
-use efa_gen::render::{self, Format, PackerGrammar, builder};
+use efa_gen::catalog::nccl_env;
+use efa_gen::guest::ssh_trust::{self, TrustedNode};
+use efa_gen::guest::{console, user_data};
+use efa_gen::nccl::command::{Collective, Sizes};
+use efa_gen::nccl::output::slurm;
+use efa_gen::plan::Plan;
+use efa_gen::render::{self, Format, PackerGrammar};
 
-/// Every file that is rendered for a plan, and the plan itself, by name.
+/// Every text that is rendered for a plan, and the plan itself, by name.
 fn product(plan: &Plan) -> Vec<(&'static str, String)> {
     let mut files: Vec<(&'static str, String)> = Format::all(PackerGrammar::Newest)
         .into_iter()
         .flat_map(|format| render::render(plan, &[format]).expect("every format can be rendered"))
+        .filter(|file| file.compressed.is_none())
         .map(|file| (file.name, file.text))
         .collect();
-    let packed = files.iter_mut().find(|(name, _)| *name == "user-data.yaml").expect("cloud-init is a format");
-    let payload = payload(&packed.1);
-    packed.1 = packed.1.replace(&payload, "<install.sh without comments, gzip, base64>");
     files.push(("plan.json", serde_json::to_string_pretty(plan).expect("a plan is plain data")));
     files
-}
-
-/// The base64 text that the user-data carries.
-fn payload(user_data: &str) -> String {
-    let line =
-        user_data.lines().find(|line| line.trim_start().starts_with("H4sI")).expect("the user-data carries gzip");
-    line.trim_start().to_owned()
 }
 
 #[test]
@@ -53,7 +44,8 @@ fn every_distribution_and_format() {
 #[test]
 fn a_builders_user_data() {
     let run = "20261122-171500-ab12";
-    let text = builder::user_data(builder::Machine::Builder, run, 1_795_000_000, 14_400).expect("it can be rendered");
+    let text = user_data::user_data(user_data::UserDataTarget::Builder, run, 1_795_000_000, 14_400)
+        .expect("it can be rendered");
     insta::with_settings!({
         snapshot_path => in_repository("snapshots/builder"),
         prepend_module_to_snapshot => false,
@@ -70,8 +62,8 @@ fn a_builders_user_data() {
     // A key that lost something is none, wherever it lost it; the others of its block are as good.
     let both = |key: &str| format!("{begin}\r\n{other}\r\n{key}\r\n{end}\r\n");
     for damaged in [&key[..key.len() - 4], &key.replacen('I', "", 1), &format!("{}{}", &key[..40], &key[44..])] {
-        assert_eq!(builder::host_keys(&both(damaged), run), Some(vec![other.to_owned()]), "{damaged}");
-        assert_eq!(builder::host_keys(&whole.replace(key, damaged), run), None, "{damaged}");
+        assert_eq!(console::host_keys(&both(damaged), run), Some(vec![other.to_owned()]), "{damaged}");
+        assert_eq!(console::host_keys(&whole.replace(key, damaged), run), None, "{damaged}");
     }
     for good in [
         whole.clone(),
@@ -80,7 +72,7 @@ fn a_builders_user_data() {
         format!("{cut}{end}\r\n{whole}{cut}"),
         format!("{whole}{cut}{end}\r\n"),
     ] {
-        assert_eq!(builder::host_keys(&good, run), Some(vec![key.to_owned()]), "{good}");
+        assert_eq!(console::host_keys(&good, run), Some(vec![key.to_owned()]), "{good}");
     }
     for bad in [
         whole.replace(key, ""),
@@ -92,7 +84,49 @@ fn a_builders_user_data() {
         whole.replace(key, "ssh-dss AAAAB3NzaC1kc3MAAACBAJ"),
         String::new(),
     ] {
-        assert_eq!(builder::host_keys(&bad, run), None, "{bad}");
+        assert_eq!(console::host_keys(&bad, run), None, "{bad}");
+    }
+}
+
+/// Who logs what root does to the console, as sudo may, must not say that the seal went through before it began.
+#[test]
+fn a_builder_is_sealed_when_the_seals_own_command_has_said_so() {
+    let run = "20261122-171500-ab12";
+    let command = console::sealed_command(run);
+    // As the seal starts it, a shell in a shell.
+    let line = format!("setsid /bin/sh -c \"true >/dev/null 2>&1 && sync && {command}\"");
+    let output = Command::new("/bin/sh").args(["-c", &line]).output().expect("a shell is there");
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(said, "-----EFA-GEN SEALED 20261122-171500-ab12-----\n");
+    let mark = said.trim_end();
+    for good in [
+        said.clone(),
+        format!("{mark}\r\n"),
+        format!("boot\r\n{mark}\r\n[   99.1] reboot: Power down\r\n"),
+        // Somebody else was in the middle of a line.
+        format!("[   98.7] a line of the kernel's {mark}\r\n"),
+        format!("cut off{mark}"),
+    ] {
+        assert!(console::is_sealed(&good, run), "{good}");
+    }
+    let sudo = "builder sudo[812]: admin : PWD=/home/admin ; USER=root ; COMMAND=/bin/sh -c";
+    for bad in [
+        String::new(),
+        format!("{sudo} {line}\r\n"),
+        format!("{sudo} '{line} </dev/null >/dev/null 2>&1 & wait $!; code=$?; exit $code'\r\n"),
+        // sudo breaks long lines at blanks, and goes on in the next.
+        format!(
+            "{sudo} setsid /bin/sh -c \"true && sync && {command}\r\nbuilder sudo[812]: admin : (command continued) >/dev/console\"\r\n"
+        ),
+        format!("audit: cmd={command}\r\n"),
+        // As an efa-gen before this one started it.
+        format!("{sudo} \"sync && echo {mark} >/dev/console\" </dev/null\r\n"),
+        said.replace("ab12", "ab13"),
+        said.replace("SEALED", "BEGIN HOST KEYS"),
+        mark[..mark.len() - 1].to_owned(),
+        mark.replace("ALED", "AL\r\nED"),
+    ] {
+        assert!(!console::is_sealed(&bad, run), "{bad}");
     }
 }
 
@@ -100,19 +134,25 @@ fn a_builders_user_data() {
 #[test]
 fn a_nodes_user_data_and_trust() {
     let run = "20261122-171500-ab12";
-    let boothook =
-        builder::user_data(builder::Machine::Node("blue"), run, 1_795_000_000, 86_400).expect("it can be rendered");
-    let user_data = builder::of_node(&boothook, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMw efa-gen cluster blue", None);
-    let nodes = [1, 2].map(|number| Node {
+    let boothook = user_data::user_data(user_data::UserDataTarget::Node("blue"), run, 1_795_000_000, 86_400)
+        .expect("it can be rendered");
+    let user_data = user_data::of_node(&boothook, None, None);
+    let nodes = [1, 2].map(|number| TrustedNode {
         address: format!("10.0.0.{number}"),
         host_keys: vec![format!("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{number}")],
     });
-    let trust = builder::trust(&builder::Trust {
+    let trust = ssh_trust::trust(&ssh_trust::Trust {
         name: "blue",
         private: "(the cluster's private key)\n",
-        known_hosts: &trust::known_hosts(&nodes),
-        ssh_config: &trust::ssh_config("blue", &nodes),
-        hostfile: &trust::hostfile(&nodes, 8),
+        known_hosts: &ssh_trust::known_hosts(&nodes),
+        ssh_config: &ssh_trust::ssh_config("blue", &nodes),
+        hostfile: &ssh_trust::hostfile(&nodes, 8),
+    });
+    let admission = ssh_trust::admission(&ssh_trust::Admission {
+        name: "blue",
+        public: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMw/H0CmJ+fJ3Zb5ZxSgvC8h0xq2yYbJ0b1f4b1c9XyZ efa-gen cluster blue",
+        sources: &["10.0.0.1".to_owned(), "10.0.0.2".to_owned()],
+        former: false,
     });
     insta::with_settings!({
         snapshot_path => in_repository("snapshots/builder"),
@@ -121,6 +161,7 @@ fn a_nodes_user_data_and_trust() {
     }, {
         insta::assert_snapshot!("node.yaml", user_data);
         insta::assert_snapshot!("trust.sh", trust.expect("it can be rendered"));
+        insta::assert_snapshot!("admission.sh", admission.expect("it can be rendered"));
     });
 }
 
@@ -129,7 +170,7 @@ fn a_nodes_user_data_and_trust() {
 fn a_batch_job() {
     let catalog = catalog();
     let version = |version: &str| Some(version.to_owned());
-    let software = environment::Software {
+    let software = nccl_env::Software {
         efa: version("1.22.1"),
         nccl: version("2.18.6-1"),
         plugin: version("1.5.0"),
@@ -155,9 +196,15 @@ fn a_batch_job() {
 
 #[test]
 fn no_snapshot_is_an_orphan() {
-    let mut expected =
-        BTreeSet::from(["node.yaml", "trust.sh", "user-data.sh"].map(|name| format!("builder/{name}.snap")));
+    let mut expected = BTreeSet::from(
+        ["admission.sh", "node.yaml", "trust.sh", "user-data.sh"].map(|name| format!("builder/{name}.snap")),
+    );
     expected.insert("slurm/job.sh.snap".into());
+    // `permissions` without and with --tagged, and one of several uses in HCL.
+    for used in ["build", "publish", "gate", "launch", "sweep", "packer", "session-manager"] {
+        expected.extend(["", "-tagged"].map(|tagged| format!("policies/{used}{tagged}.json.snap")));
+    }
+    expected.insert("policies/publish-session-manager.tf.snap".into());
     for distribution in &catalog().distributions {
         for (name, _) in product(&default_plan(&distribution.id)) {
             expected.insert(format!("{}/{name}.snap", distribution.id));
@@ -166,6 +213,9 @@ fn no_snapshot_is_an_orphan() {
     let mut found = BTreeSet::new();
     for folder in fs::read_dir(in_repository("snapshots")).expect("snapshots/ is there") {
         let folder = folder.expect("snapshots/ can be read");
+        if folder.file_name() == "matrix.md" {
+            continue;
+        }
         for file in fs::read_dir(folder.path()).expect("snapshots/ holds folders only") {
             let name = file.expect("a snapshot folder can be read").file_name();
             found.insert(format!("{}/{}", folder.file_name().display(), name.display()));
@@ -174,63 +224,15 @@ fn no_snapshot_is_an_orphan() {
     assert_eq!(expected, found);
 }
 
-#[test]
-fn user_data_carries_the_script_without_comments_and_seal() {
-    for distribution in &catalog().distributions {
-        let plan = default_plan(&distribution.id);
-        let text = |format| render::render(&plan, &[format]).expect("it can be rendered").remove(0).text;
-        let packed = base64::engine::general_purpose::STANDARD
-            .decode(payload(&text(Format::CloudInit)))
-            .expect("the payload is base64");
-        let mut carried = String::new();
-        flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut carried).expect("the payload is gzip");
-        let whole = text(Format::Script);
-        let code: Vec<_> = whole.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
-        let strange = |line: &&str| !code.contains(line) && !line.starts_with("readonly ") && *line != "#!/bin/bash";
-        assert_eq!(carried.lines().filter(strange).collect::<Vec<_>>(), Vec::<&str>::new(), "{}", distribution.id);
-        assert!(!carried.contains("seal_") && whole.contains("seal_"), "{}", distribution.id);
-        for stage in plan.stages.iter().filter(|stage| stage.run != When::Image).flat_map(|stage| &stage.steps) {
-            assert!(
-                carried.contains(&stage.title.replace('\'', "\\'")) || carried.contains(&stage.title),
-                "{}",
-                stage.title
-            );
-        }
-        assert!(carried.starts_with("#!/bin/bash\n"), "{}", distribution.id);
-    }
-}
-
-#[test]
-fn user_data_stays_under_the_limit_of_ec2() {
-    for distribution in &catalog().distributions {
-        for stack in BTreeSet::from([distribution.default.as_str(), "newest"]) {
-            let request = efa_gen::plan::Request { test: true, ..crate::support::request(&distribution.id, stack) };
-            let plan = efa_gen::plan::plan(&catalog(), &request).expect("it can be planned");
-            let text = render::render(&plan, &[Format::CloudInit]).expect("it can be rendered").remove(0).text;
-            assert!(text.starts_with("#cloud-config\n"));
-            assert!(text.len() <= 16384, "{} {stack}: {} bytes", distribution.id, text.len());
-        }
-    }
-}
-
-#[test]
-fn user_data_that_does_not_fit_is_refused_with_the_excess() {
-    let noise: String = (0..4000u32).map(|n| format!("{:x}\n", n.wrapping_mul(2_654_435_761))).collect();
-    let request = efa_gen::plan::Request {
-        extra_script: Some(format!("#!/bin/sh\n{noise}")),
-        ..crate::support::request("ubuntu18", "guide")
-    };
-    let plan = efa_gen::plan::plan(&catalog(), &request).expect("a long script is no problem for the plan");
-    let error = render::render(&plan, &[Format::CloudInit]).expect_err("it can't fit");
-    assert!(error.to_string().contains("more than EC2 allows"), "{error}");
-    assert!(render::render(&plan, &[Format::Script]).is_ok());
-}
-
 /// What is called must be there, and what is there must be called.
 #[test]
 fn a_script_has_exactly_the_functions_that_it_needs() {
-    let template =
-        std::fs::read_to_string(crate::support::in_repository("templates/script/install.sh")).expect("the template");
+    let files = ["install", "lib/report", "lib/state", "lib/actions", "lib/checks", "lib/machine", "lib/walk"];
+    let read = |name: &str| {
+        std::fs::read_to_string(crate::support::in_repository(&format!("templates/script/{name}.sh")))
+            .expect("it is there")
+    };
+    let template: String = files.map(read).concat();
     let defined = |text: &str| -> BTreeSet<String> {
         let names = text.lines().filter_map(|line| line.split_once("() {").map(|(name, _)| name.to_owned()));
         names.filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_')).collect()

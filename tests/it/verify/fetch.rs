@@ -1,12 +1,14 @@
 //! `efa-gen fetch` against a real server on a local port, which serves well, badly or not at all.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::support::http::{Asked, Reply, Server};
 use crate::support::pgp::{bytes, fingerprint};
-use crate::support::{Ran, names, run_in, scratch};
+use crate::support::{Ran, command, in_repository, names, preload, run_in, scratch};
 
 /// A version without published digest, so that the fixture's own need not be it.
 const VERSION: &str = "1.51.0";
@@ -38,6 +40,16 @@ fn fetch(folder: &Path, server: &Server, more: &[&str]) -> Ran {
     let mut args = vec!["fetch", "--efa", VERSION, "--base-url", &server.url, "--fingerprint", &fingerprint];
     args.extend(more);
     run_in(folder, &args)
+}
+
+/// The same, by a clock that runs so much faster that a minute is over in a second and a half.
+fn fetch_by_a_fast_clock(folder: &Path, server: &Server) -> Ran {
+    let args = ["fetch", "--efa", VERSION, "--base-url", &server.url, "--fingerprint", &fingerprint("good")];
+    let mut command = command(&args);
+    preload::speed_up(command.current_dir(folder), 40);
+    let output = command.output().expect("the binary starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ran { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
 #[track_caller]
@@ -371,4 +383,316 @@ fn nobody_there_is_said_so() {
     let folder = scratch();
     let ran = run_in(folder.path(), &["fetch", "--base-url", "http://127.0.0.1:1"]);
     assert_ran(&ran, 5, "gave up after 5 tries; the last: could not reach http://127.0.0.1:1/aws-efa-installer.key");
+}
+
+/// A key whose owner has revoked it: the file of before, and the one with the revocation.
+fn revoked_mirror(key: &'static str) -> Server {
+    Server::start(move |asked| match asked.path.rsplit('.').next() {
+        Some("key") => Reply::new(200, &bytes(key)),
+        Some("sig") => Reply::new(200, &bytes("hard.sig")),
+        _ => good(asked),
+    })
+}
+
+fn fetch_hard(folder: &Path, server: &Server) -> Ran {
+    run_in(folder, &["fetch", "--efa", VERSION, "--base-url", &server.url, "--fingerprint", &fingerprint("hard")])
+}
+
+/// What `verify` says by the key file that lies there.
+fn assert_revoked_here(folder: &Path) {
+    fs::write(folder.join("tarball"), bytes("efa.tar.gz")).expect("written");
+    fs::write(folder.join("tarball.sig"), bytes("hard.sig")).expect("written");
+    let ran = run_in(folder, &["verify", "tarball", "--fingerprint", &fingerprint("hard")]);
+    assert_ran(&ran, 3, "was revoked on ");
+    ["tarball", "tarball.sig"].iter().for_each(|name| fs::remove_file(folder.join(name)).expect("removed"));
+}
+
+#[test]
+fn a_revocation_on_the_disk_counts_and_stays() {
+    let keyring = [bytes("wrong.asc"), bytes("hard.asc"), bytes("good.asc")].concat();
+    for there in [bytes("hard.asc"), keyring] {
+        let (folder, server) = (scratch(), revoked_mirror("hard-before.asc"));
+        fs::write(folder.path().join(KEY), &there).expect("written");
+        assert_ran(&fetch_hard(folder.path(), &server), 3, "was revoked on ");
+        assert!(server.asked(NAME).is_empty(), "the tarball was downloaded");
+        assert_revoked_here(folder.path());
+        // The same where the tarball lies there, too.
+        fs::write(folder.path().join(NAME), bytes("efa.tar.gz")).expect("written");
+        assert_ran(&fetch_hard(folder.path(), &server), 3, "was revoked on ");
+        assert_revoked_here(folder.path());
+    }
+}
+
+#[test]
+fn a_revocation_that_is_served_stays_where_there_was_a_key_without_it() {
+    let folder = scratch();
+    fs::write(folder.path().join(KEY), bytes("hard-before.asc")).expect("written");
+    assert_ran(&fetch_hard(folder.path(), &revoked_mirror("hard.asc")), 3, "was revoked on ");
+    assert_revoked_here(folder.path());
+    // A server that takes it back is too late.
+    assert_ran(&fetch_hard(folder.path(), &revoked_mirror("hard-before.asc")), 3, "was revoked on ");
+    assert_revoked_here(folder.path());
+    // Where there was none, a refusal leaves nothing.
+    let folder = scratch();
+    assert_ran(&fetch_hard(folder.path(), &revoked_mirror("hard.asc")), 3, "was revoked on ");
+    assert!(names(folder.path()).is_empty());
+}
+
+#[test]
+fn a_key_file_never_gets_less() {
+    let (folder, server, good) = (scratch(), mirror(good), fingerprint("good"));
+    let path = folder.path().join(KEY);
+    let verify = |key: &str| {
+        let fingerprint = fingerprint(key);
+        let signature = format!("{key}.sig");
+        fs::write(folder.path().join("signature"), bytes(&signature)).expect("written");
+        run_in(folder.path(), &["verify", NAME, "--signature", "signature", "--fingerprint", &fingerprint])
+    };
+    // Other certificates of the file stay, whether the pinned one was among them or not.
+    for there in [bytes("wrong.asc"), [bytes("wrong.asc"), bytes("good.asc")].concat()] {
+        let _ = fs::remove_file(folder.path().join(NAME));
+        fs::write(&path, &there).expect("written");
+        assert_ran(&fetch(folder.path(), &server, &[]), 0, "");
+        for key in ["wrong", "good"] {
+            assert_ran(&verify(key), 0, "");
+        }
+    }
+    // What a fetch left is left as it is by the next.
+    let before = fs::read(&path).expect("it is there");
+    assert_ran(&fetch(folder.path(), &server, &[]), 0, "is there already; checking it");
+    assert_eq!(fs::read(&path).expect("it is there"), before);
+    // What can't be read may hold a revocation: it is looked at by its owner first.
+    for there in [&b"junk"[..], &bytes("page.html"), &bytes("good.asc")[..200], &bytes("private.asc")] {
+        fs::write(&path, there).expect("written");
+        let ran = fetch(folder.path(), &server, &[]);
+        assert_ran(&ran, 3, &format!("key ./{KEY} is there already: "));
+        assert!(ran.stderr.contains("hint: it may hold a revocation"), "{}", ran.stderr);
+        assert_eq!(fs::read(&path).expect("still there"), there);
+    }
+    // Neither is what a bad mirror serves written over it.
+    for served in ["page.html", "wrong.asc", "private.asc"] {
+        fs::write(&path, bytes("good.asc")).expect("written");
+        let bad = Server::start(move |asked| match asked.path.ends_with(".key") {
+            true => Reply::new(200, &bytes(served)),
+            false => Reply::new(200, &bytes("good.sig")),
+        });
+        let args = ["fetch", "--efa", VERSION, "--base-url", &bad.url, "--fingerprint", &good];
+        assert_ran(&run_in(folder.path(), &args), 3, "");
+        assert_eq!(fs::read(&path).expect("still there"), bytes("good.asc"), "{served}");
+    }
+}
+
+/// Of the clock's two seconds each.
+const NOW_AND_THEN: Duration = Duration::from_millis(50);
+
+#[test]
+fn a_server_that_sends_a_byte_now_and_then_is_given_up() {
+    let server = mirror(|asked| match asked.nth {
+        0 => good(asked).cut(200_000),
+        1 => good(asked).drip(1, NOW_AND_THEN),
+        _ => good(asked),
+    });
+    let folder = scratch();
+    let ran = fetch_by_a_fast_clock(folder.path(), &server);
+    assert_ran(&ran, 0, "slower than 1024 bytes a second over 60 seconds; trying again");
+    assert_complete(folder.path());
+    let asked = server.asked(NAME);
+    // What did arrive is kept.
+    let from = asked[2].header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    assert!(from.is_some_and(|from: u64| (200_002..201_000).contains(&from)), "{from:?}");
+    assert_eq!(asked.len(), 3);
+    // The guest's curl is as patient.
+    let script = fs::read_to_string(in_repository("templates/script/lib/actions.sh")).expect("a script");
+    assert!(script.contains("--speed-limit 1024 --speed-time 60 "));
+}
+
+#[test]
+fn a_key_or_signature_that_comes_byte_by_byte_is_given_up() {
+    for (end, good) in [(".key", "good.asc"), (".sig", "good.sig")] {
+        let server = Server::start(move |asked| match asked.path.as_str() {
+            path if path.ends_with(end) && asked.nth == 0 => Reply::new(200, &bytes(good)).drip(1, NOW_AND_THEN),
+            path if path.ends_with(".key") => Reply::new(200, &bytes("good.asc")),
+            path if path.ends_with(".sig") => Reply::new(200, &bytes("good.sig")),
+            _ => self::good(asked),
+        });
+        let folder = scratch();
+        assert_ran(&fetch_by_a_fast_clock(folder.path(), &server), 0, "slower than 1024 bytes a second");
+        assert_complete(folder.path());
+    }
+}
+
+#[test]
+fn a_slow_line_that_goes_on_is_good_enough() {
+    // By the clock 5,000 bytes a second, for two minutes.
+    let server = mirror(|asked| good(asked).drip(10_000, NOW_AND_THEN));
+    let folder = scratch();
+    let ran = fetch_by_a_fast_clock(folder.path(), &server);
+    assert_ran(&ran, 0, "");
+    assert!(!ran.stderr.contains("trying again"), "{}", ran.stderr);
+    assert_complete(folder.path());
+    assert_eq!(server.asked(NAME).len(), 1);
+}
+
+/// A folder that others may write to, with a file of ours that none of them may change; and its content.
+fn shared_folder() -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = scratch();
+    fs::create_dir(folder.path().join("shared")).expect("a folder");
+    fs::set_permissions(folder.path().join("shared"), Permissions::from_mode(0o777)).expect("a mode");
+    fs::write(folder.path().join("victim"), VICTIM).expect("a file");
+    let shared = folder.path().join("shared");
+    (folder, shared)
+}
+
+const VICTIM: &str = "mine alone\n";
+
+#[track_caller]
+fn assert_unharmed(folder: &tempfile::TempDir) {
+    assert_eq!(fs::read_to_string(folder.path().join("victim")).expect("the file"), VICTIM);
+}
+
+#[test]
+fn nothing_is_written_through_a_planted_link() {
+    let server = mirror(good);
+    // The entity tag's file: replaced, not followed.
+    for target in ["../victim", "nowhere"] {
+        let (folder, shared) = shared_folder();
+        symlink(target, shared.join(format!("{PART}.etag"))).expect("a link");
+        assert_ran(&fetch(&shared, &server, &[]), 0, "");
+        assert_complete(&shared);
+        assert_unharmed(&folder);
+    }
+    // The signature; a key file that lies there is never replaced by another.
+    let (folder, shared) = shared_folder();
+    symlink("../victim", shared.join(format!("{NAME}.sig"))).expect("a link");
+    assert_ran(&fetch(&shared, &server, &[]), 0, "");
+    assert_complete(&shared);
+    assert_unharmed(&folder);
+    fs::remove_file(shared.join(KEY)).expect("removed");
+    symlink("../victim", shared.join(KEY)).expect("a link");
+    assert_ran(&fetch(&shared, &server, &[]), 3, "is there already");
+    assert_unharmed(&folder);
+    // The download itself.
+    for target in ["../victim", "nowhere", "/dev/null", ".", "../shared"] {
+        let (folder, shared) = shared_folder();
+        symlink(target, shared.join(PART)).expect("a link");
+        assert_ran(&fetch(&shared, &server, &[]), 5, "is in the way: not a regular file");
+        assert_unharmed(&folder);
+        assert_eq!(names(&shared), [PART]);
+    }
+}
+
+#[test]
+fn a_part_that_is_no_file_is_in_the_way() {
+    let (server, folder) = (mirror(good), scratch());
+    fs::create_dir(folder.path().join(PART)).expect("a folder");
+    assert_ran(&fetch(folder.path(), &server, &[]), 5, "is in the way: not a regular file");
+    let folder = scratch();
+    assert!(Command::new("mkfifo").arg(folder.path().join(PART)).status().expect("mkfifo").success());
+    assert_ran(&fetch(folder.path(), &server, &[]), 5, "is in the way: not a regular file");
+    assert!(server.asked(NAME).is_empty());
+}
+
+#[test]
+fn a_part_that_others_can_change_is_begun_anew() {
+    let whole = bytes("efa.tar.gz");
+    for mode in [0o666, 0o602, 0o660] {
+        let server = mirror(good);
+        let (_folder, shared) = shared_folder();
+        let planted = shared.join(PART);
+        fs::write(&planted, &whole[..100_000]).expect("a file");
+        fs::set_permissions(&planted, Permissions::from_mode(mode)).expect("a mode");
+        fs::write(shared.join(format!("{PART}.etag")), "\"one\"").expect("a file");
+        let theirs = fs::OpenOptions::new().write(true).open(&planted).expect("whoever planted it has it open");
+        assert_ran(&fetch(&shared, &server, &[]), 0, "to begin anew: others may write to it");
+        assert_complete(&shared);
+        let (ours, theirs) = (fs::metadata(shared.join(NAME)).expect("there"), theirs.metadata().expect("open"));
+        assert_ne!(ours.ino(), theirs.ino(), "{mode:o}");
+        assert_eq!(ours.mode() & 0o777, 0o644);
+        assert_eq!(server.asked(NAME)[0].header("range"), None);
+    }
+}
+
+#[test]
+fn a_part_that_is_another_file_too_is_begun_anew() {
+    let server = mirror(good);
+    let (folder, shared) = shared_folder();
+    fs::hard_link(folder.path().join("victim"), shared.join(PART)).expect("a link");
+    assert_ran(&fetch(&shared, &server, &[]), 0, "to begin anew: it has another name elsewhere");
+    assert_complete(&shared);
+    assert_unharmed(&folder);
+}
+
+#[test]
+fn an_entity_tag_that_others_can_change_is_not_believed() {
+    let whole = bytes("efa.tar.gz");
+    let (server, folder) = (mirror(good), scratch());
+    let part = folder.path().join(PART);
+    fs::write(&part, &whole[..100_000]).expect("a file");
+    fs::set_permissions(&part, Permissions::from_mode(0o600)).expect("a mode");
+    let etag = folder.path().join(format!("{PART}.etag"));
+    fs::write(&etag, "\"one\"").expect("a file");
+    fs::set_permissions(&etag, Permissions::from_mode(0o666)).expect("a mode");
+    assert_ran(&fetch(folder.path(), &server, &[]), 0, "");
+    assert_complete(folder.path());
+    assert_eq!(server.asked(NAME)[0].header("range"), None);
+}
+
+#[test]
+fn a_tarball_that_others_can_change_is_told_of() {
+    let (server, folder) = (mirror(good), scratch());
+    let path = folder.path().join(NAME);
+    fs::write(&path, bytes("efa.tar.gz")).expect("written");
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("a mode");
+    let says = "may be changed after this check: others may write to it (mode 0666)";
+    assert_ran(&fetch(folder.path(), &server, &[]), 0, says);
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("a mode");
+    assert!(!fetch(folder.path(), &server, &[]).stderr.contains("may be changed"));
+}
+
+#[test]
+fn what_an_earlier_run_left_is_checked_with_the_rest() {
+    let whole = bytes("efa.tar.gz");
+    let leave = |folder: &Path, left: &[u8]| {
+        for (name, bytes) in [(PART.to_owned(), left), (format!("{PART}.etag"), b"\"one\"")] {
+            fs::write(folder.join(&name), bytes).expect("a file");
+            fs::set_permissions(folder.join(&name), Permissions::from_mode(0o600)).expect("a mode");
+        }
+    };
+    let (server, folder) = (mirror(good), scratch());
+    leave(folder.path(), &whole[..400_000]);
+    assert_ran(&fetch(folder.path(), &server, &[]), 0, "");
+    assert_complete(folder.path());
+    assert_eq!(server.asked(NAME)[0].header("range"), Some("bytes=400000-"));
+    // A bit that fell over on the disk.
+    for at in [0, 199_999, 399_999] {
+        let (server, folder) = (mirror(good), scratch());
+        let mut left = whole[..400_000].to_vec();
+        left[at] ^= 1;
+        leave(folder.path(), &left);
+        assert_ran(&fetch(folder.path(), &server, &[]), 3, "bad signature: ");
+        assert_eq!(server.asked(NAME)[0].header("range"), Some("bytes=400000-"));
+        assert!(names(folder.path()).is_empty(), "{at}: {:?}", names(folder.path()));
+    }
+}
+
+#[test]
+fn a_file_that_begins_anew_is_checked_anew() {
+    // Half of another file, then the good one from its beginning.
+    let server = mirror(|asked| match asked.nth {
+        0 => Reply::file(asked, &[b'x'; 700_000], "\"old\"").cut(300_000),
+        1 => good(asked).cut(200_000),
+        _ => good(asked),
+    });
+    let folder = scratch();
+    assert_ran(&fetch(folder.path(), &server, &[]), 0, "");
+    assert_complete(folder.path());
+    // The good one, then nothing at all.
+    let server = mirror(|asked| match asked.nth {
+        0 => good(asked).cut(300_000),
+        _ => Reply::new(200, b"").header("ETag", "\"new\""),
+    });
+    let folder = scratch();
+    let ran = fetch(folder.path(), &server, &[]);
+    assert_ran(&ran, 3, "empty");
+    assert!(names(folder.path()).is_empty(), "{:?}", names(folder.path()));
 }

@@ -3,13 +3,15 @@
 One connection, one request and one answer, each a line of JSON. The answer is {"ok": VALUE} or {"error": TEXT}; what
 AWS refuses is told as "CODE: message". The requests:
 
-  {"do": "call", "service": "ec2", "region": R, "call": NAME, "arguments": {...}}   a call by its boto3 name
+  {"do": "call", "service": "ec2", "region": R, "call": NAME, "arguments": {...}}   a call by its boto3 name; bytes are
+                                     {"base64": TEXT}
   {"do": "list", "region": R}        every resource of the account there, a line each, by which tests see that an
                                      account is as it was before; an instance that is terminated is gone
   {"do": "steer", "verb": V, "values": {...}}   what no call of AWS does; the table in daemon.py has the verbs
 
 The socket lies in the cloud's folder, so a client needs no part of the cloud's network."""
 
+import base64
 import json
 import os
 import socketserver
@@ -81,13 +83,17 @@ class Handler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         assert isinstance(self.server, Server)
         try:
-            said = {"ok": self.server.answer(json.loads(self.rfile.readline()))}
+            said = {"ok": self.server.answer(json.loads(self.rfile.readline(), object_hook=with_bytes))}
         except ClientError as error:
             refused = error.response["Error"]
             said = {"error": f"{refused['Code']}: {refused['Message']}"}
         except Exception as error:
             said = {"error": f"{type(error).__name__}: {error}"}
         self.wfile.write(json.dumps(said, default=as_text).encode() + b"\n")
+
+
+def with_bytes(value: dict[str, Any]) -> object:
+    return base64.b64decode(value["base64"], validate=True) if value.keys() == {"base64"} else value
 
 
 def as_text(value: object) -> str:

@@ -113,7 +113,9 @@ mark driver.driver "the machine's own"
 mark driver.fabric-manager "the machine's own"
 mark driver.cuda "the machine's own"
 mark efa "stand-ins above"
+mark environment.gpu-state "needs systemd"
 mark environment.hold "needs AWS's kernel"
+mark check.persistence "needs systemd"
 
 # Stage environment ends with a reboot. In place of one, the script gets what it would get from the real one: SIGTERM,
 # and on the next start another boot id.

@@ -8,8 +8,9 @@ use std::process::Command;
 use std::sync::{LazyLock, Mutex};
 
 use efa_gen::catalog::distribution::Distribution;
+use efa_gen::catalog::instance_type::{Fabric, InstanceType};
 use efa_gen::error::{Class, Error};
-use efa_gen::plan::{self, Action, Check, Plan, Request, Run};
+use efa_gen::plan::{self, Action, Assertion, GuestCommand, Plan, Request};
 use efa_gen::render::{self, Format};
 
 use crate::support::{catalog, in_repository, scratch};
@@ -139,7 +140,7 @@ pub fn family(distribution: &Distribution) -> &'static str {
 }
 
 /// Every plan of this distribution that can differ in its packages, the default first: each stack, with and without
-/// GPU.
+/// GPU, and one for a type with NVLink 5.
 pub fn plans(id: &str) -> Vec<Plan> {
     let catalog = catalog();
     let default = plan::plan(&catalog, &Request { distribution: id.into(), ..Request::default() });
@@ -150,19 +151,25 @@ pub fn plans(id: &str) -> Vec<Plan> {
             let request = Request { distribution: id.into(), stack: Some(stack.into()), no_gpu, ..Request::default() };
             match plan::plan(&catalog, &request) {
                 Ok(plan) => plans.push(plan),
-                Err(error) if is_of_another_distribution(&error) => {}
+                Err(error) if does_not_go_with_it(&error) => {}
                 Err(error) => panic!("{id}, stack {stack}, no_gpu {no_gpu}: {error}"),
             }
         }
     }
+    if catalog.distribution(id).expect("it is known").fabric.is_some() {
+        let of_nvlink5 = |t: &&InstanceType| t.fabric == Fabric::NvLink5;
+        let instance_type = catalog.instance_types.iter().find(of_nvlink5).map(|t| t.name.clone());
+        let request = Request { distribution: id.into(), instance_type, ..Request::default() };
+        plans.push(plan::plan(&catalog, &request).expect("it has what the type needs"));
+    }
     plans
 }
 
-/// Whether a stack was refused because this distribution is too old or too new for its EFA installer.
-fn is_of_another_distribution(error: &Error) -> bool {
+/// Whether a stack was refused because it does not go with this distribution, or has no digest to check its EFA installer with.
+fn does_not_go_with_it(error: &Error) -> bool {
     let message = error.to_string();
-    let words = message.starts_with("EFA installer ") && message.contains(" does not support ");
-    error.class() == Class::Plan && words && (message.ends_with(" yet") || message.ends_with(" any more"))
+    let of_pair = ["[rule ", "no published SHA-256"].iter().any(|words| message.contains(words));
+    error.class() == Class::Plan && of_pair
 }
 
 /// Every action of a plan's stages, with its step as STAGE.STEP.
@@ -181,10 +188,10 @@ fn names(distribution: &Distribution, plan: &Plan) -> (Vec<String>, Vec<String>)
     let (mut installed, mut removed) = (Vec::new(), Vec::new());
     for (_, action) in actions(plan) {
         match action {
-            Action::Assert(Check::Installed { packages, .. }) => {
+            Action::Assert(Assertion::Installed { packages, .. }) => {
                 installed.extend(packages.iter().map(ToString::to_string).filter(|name| !name.contains("{kernel}")));
             }
-            Action::Run(Run { argv, .. }) => {
+            Action::Run(GuestCommand { argv, .. }) => {
                 let argv: Argv = argv.iter().map(ToString::to_string).collect();
                 removed.extend(argv.strip_prefix(&distribution.packages.remove[..]).unwrap_or_default().to_vec());
             }

@@ -24,6 +24,16 @@ serve() { # HOST/PATH, its content on standard input
   file "/srv/www/$1"
 }
 
+# From the next boot on the mirrors speak https, too, by these names and a certificate of this machine's own.
+speak_https() { # HOST...
+  local host names=''
+  for host; do names+=,DNS:$host; done
+  mkdir -p /srv/tls
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=mirrors -addext "subjectAltName=${names#,}" \
+    -keyout /srv/tls/key.pem -out /srv/tls/cert.pem 2>/tmp/openssl.log || { cat /tmp/openssl.log >&2; return 1; }
+  cat /srv/tls/key.pem /srv/tls/cert.pem >/srv/tls/mirrors.pem
+}
+
 install_stand_ins() {
   local name
   mv /usr/bin/uname /usr/bin/uname.real

@@ -51,7 +51,7 @@ make_kernel() {
   local from to=/srv/pool/kernel name
   from=$(echo /lib/modules/*-cloud-amd64)
   mkdir -p "$to/kernel/drivers/gpu/drm/nouveau"
-  for name in ext4 jbd2 mbcache crc16 crc32c_generic xen-blkfront ena; do
+  for name in ext4 jbd2 mbcache crc16 crc32c_generic xen-blkfront ena mlx5_ib ib_umad; do
     (cd "$from" && find kernel -name "$name.ko*" -exec cp --parents {} "$to" \;)
   done
   cp "$from/modules.builtin" "$from/modules.builtin.modinfo" "$to/"

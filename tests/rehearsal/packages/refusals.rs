@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use efa_gen::plan::STATE_DIR;
+use efa_gen::plan::{self, Request, STATE_DIR};
 use efa_gen::render::{self, Format};
 
 use super::machine::{Machine, Ran, family, plans};
@@ -108,7 +108,7 @@ fn rpm_sources_that_are_wrong_are_refused_by_name() {
             Fault {
                 break_it: "/rehearsal/fault.sh rpm gone NAME",
                 code: FAILED,
-                words: &["NAME-1.0-1.noarch.rpm: Status code: 404 for http://vault.centos.org/"],
+                words: &["NAME-1.0-1.noarch.rpm: Status code: 404 for https://vault.centos.org/"],
             },
             Fault {
                 break_it: "/rehearsal/fault.sh rpm metadata",
@@ -226,10 +226,60 @@ fn a_client_that_finds_none_of_its_servers_is_refused_with_a_hint() {
     let machine = Machine::new("rhel7.6");
     machine.begin(&plans("rhel7.6")[0], |_| false);
     machine.shell("/rehearsal/fault.sh rpm dead");
-    let hint =
-        "  hint: the servers of RHUI 2 are gone: if this fails, start from a RHEL 7.6 AMI made after December 2019";
+    let hint = "  hint: whether RHUI still serves RHEL 7 is not proven: --yum-repository takes the packages from a repository of your own";
     let cause = "[Could not resolve host: rhui3.us-east-1.aws.ce.redhat.com]";
     refused_then_mended(&machine, ("prepare", "rhui-client"), FAILED, &[cause.to_owned(), hint.to_owned()]);
+}
+
+/// The vault is gone, and its copy is not.
+#[test]
+#[ignore = "needs root and Debian: run by .ci/run"]
+fn the_second_host_is_asked_where_the_first_does_not_answer() {
+    let machine = Machine::new("centos7");
+    machine.begin(&plans("centos7")[0], |_| false);
+    machine.shell(
+        "copy=/srv/www/archive.kernel.org/centos-vault && mkdir -p $copy && mv /srv/www/vault.centos.org/7.9.2009 $copy/ && \
+         echo '127.0.0.1 archive.kernel.org' >/etc/hosts",
+    );
+    let ran = machine.script(&["--stage", "prepare"]);
+    assert_eq!(ran.code, 0, "{}", ran.said);
+    let asked = machine.asked();
+    assert!(!asked.is_empty() && asked.iter().all(|line| line.contains(" archive.kernel.org/")), "{asked:?}");
+}
+
+/// RHUI is gone; a repository of the user's own has what the plan asks for. What it has unsigned, is refused.
+#[test]
+#[ignore = "needs root and Debian: run by .ci/run"]
+fn a_repository_of_ones_own_is_enough_and_the_only_one_that_is_asked() {
+    let machine = Machine::new("rhel7.6");
+    let request = Request {
+        distribution: "rhel7.6".into(),
+        yum_repository: Some("http://packages.example/rhel7.6/$basearch/".into()),
+        ..Request::default()
+    };
+    let plan = plan::plan(&catalog(), &request).expect("it can be planned");
+    machine.begin(&plan, |_| false);
+    machine.shell(
+        "own=/srv/www/packages.example/rhel7.6 && mkdir -p $own && \
+         mv /srv/www/cds.*/pulp/repos/content/dist/rhel/rhui/server/7/7.6/x86_64/os $own/x86_64 && rm -rf /srv/www/*rhui* && \
+         echo '127.0.0.1 packages.example' >/etc/hosts",
+    );
+    let name = machine.distribution.packages.names.base[2].clone();
+    machine.shell(&format!(
+        "mkdir /srv/kept && cp -r /srv/www/packages.example /srv/kept/ && /rehearsal/fault.sh rpm unsigned {name}"
+    ));
+    let ran = machine.script(&["--stage", "prepare"]);
+    assert_eq!(ran.code, FAILED, "{}", ran.said);
+    assert!(ran.said.contains(&format!("Package {name}-1.0-1.noarch.rpm is not signed\n")), "{}", ran.said);
+    machine.shell("rm -rf /srv/www/packages.example && mv /srv/kept/packages.example /srv/www/");
+    for stage in ["prepare", "update"] {
+        let ran = machine.script(&["--stage", stage]);
+        assert_eq!(ran.code, 0, "{}", ran.said);
+    }
+    let asked = machine.asked();
+    assert!(!asked.is_empty() && asked.iter().all(|line| line.contains(" packages.example/")), "{asked:?}");
+    let kernels = machine.read("/run/rehearsal/kernels");
+    assert_eq!(Some(machine.kernel().as_str()), kernels.lines().nth(1), "the update's kernel runs");
 }
 
 #[test]
@@ -272,7 +322,7 @@ fn headers_that_are_missing_are_named_and_found_once_they_are_there() {
         machine.shell(&named(break_it));
         let ran = machine.script(&["--stage", "prepare"]);
         assert_eq!(ran.code, 0, "{}", ran.said);
-        let hint = "  hint: the package sources no longer have headers for this kernel: update the machine and reboot";
+        let hint = "  hint: the package sources may lack headers for this kernel: update the machine and reboot";
         refused_then_mended(&machine, ("kernel", "headers"), FAILED, &[named(cause), hint.to_owned()]);
     }
 }
@@ -281,8 +331,9 @@ fn headers_that_are_missing_are_named_and_found_once_they_are_there() {
 #[test]
 fn the_newest_kernel_is_the_package_manager_s() {
     let script = render::render(&plans("centos7")[0], &[Format::Script]).expect("it can be rendered").remove(0).text;
-    let start = script.find("assert_newest_kernel() {").expect("the function is there");
-    let function = &script[start..start + script[start..].find("\n}\n").expect("it ends") + 3];
+    let start = script.find("\nnewest_kernel() {").expect("the function is there");
+    let check = start + script[start..].find("\nassert_newest_kernel() {").expect("the check is there");
+    let function = &script[start..check + script[check..].find("\n}\n").expect("it ends") + 3];
     let run = |running: &str, others: &str| {
         let text = format!(
             "kernels() {{ printf '%s\\n' {running} {others}; }}\ndie() {{ echo \"$2\"; exit \"$1\"; }}\nASSERTION=7 KERNEL={running}\n{function}assert_newest_kernel"

@@ -43,6 +43,10 @@ mount --bind "$root/run/rehearsal/boot_id" "$root/proc/sys/kernel/random/boot_id
 in_root() {
   chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C "$@"
 }
+# The kernel here is the host's, too. A machine says by which gcc its own was built; until it does, by the one that is here.
+version=$root/run/rehearsal/version
+[ -s "$version" ] || echo "Linux version 0 (root@sandbox) (gcc (Debian) $(in_root gcc -dumpversion).0.0, GNU ld 2.40) #1 SMP" >"$version"
+mount --bind "$version" "$root/proc/version"
 in_root ip link set lo up
 mkdir -p "$root/srv/www"
 exec 4< <(in_root python3 /rehearsal/serve.py /srv/www)

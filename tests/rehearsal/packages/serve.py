@@ -1,15 +1,19 @@
-"""Plays every mirror: serves FOLDER/HOST/PATH on port 80 of the sandbox's loopback and notes who asked for what.
+"""Plays every mirror: serves FOLDER/HOST/PATH on port 80 of the sandbox's loopback, and on 443 where it has a
+certificate, and notes who asked for what.
 
 Must not know any distribution: which hosts exist is /etc/hosts, what they hold is FOLDER.
 """
 
 import http.server
 import pathlib
+import ssl
 import sys
+import threading
 import urllib.parse
 
 FOLDER = pathlib.Path(sys.argv[1])
 LOG = FOLDER / "asked"
+CERTIFICATE = pathlib.Path("/srv/tls/mirrors.pem")
 
 
 class Mirror(http.server.BaseHTTPRequestHandler):
@@ -34,5 +38,11 @@ class Mirror(http.server.BaseHTTPRequestHandler):
 
 
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 80), Mirror)
+if CERTIFICATE.is_file():
+    secure = http.server.ThreadingHTTPServer(("127.0.0.1", 443), Mirror)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    secure.socket = context.wrap_socket(secure.socket, server_side=True)
+    threading.Thread(target=secure.serve_forever, daemon=True).start()
 print("ready", flush=True)
 server.serve_forever()

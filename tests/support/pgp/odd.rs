@@ -4,13 +4,17 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use sequoia_openpgp::cert::{CertBuilder, CipherSuite};
-use sequoia_openpgp::packet::key::{SecretParts, UnspecifiedRole};
+use sequoia_openpgp::cert::amalgamation::ValidateAmalgamation;
+use sequoia_openpgp::cert::{CertBuilder, CipherSuite, SubkeyRevocationBuilder};
+use sequoia_openpgp::crypto::Signer;
+use sequoia_openpgp::crypto::mpi::{self, MPI};
+use sequoia_openpgp::packet::key::{Key4, PrimaryRole, PublicParts, SecretParts, SubordinateRole, UnspecifiedRole};
 use sequoia_openpgp::packet::signature::SignatureBuilder;
 use sequoia_openpgp::packet::{Key, Packet, Signature, UserID};
 use sequoia_openpgp::parse::Parse;
+use sequoia_openpgp::policy::StandardPolicy;
 use sequoia_openpgp::serialize::{Marshal, SerializeInto};
-use sequoia_openpgp::types::{HashAlgorithm, KeyFlags, SignatureType};
+use sequoia_openpgp::types::{Curve, HashAlgorithm, KeyFlags, PublicKeyAlgorithm, SignatureType};
 use sequoia_openpgp::{Cert, Profile, Result};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -24,6 +28,10 @@ pub fn make(out: &Path) {
     forged_issuer(out, &data).expect("a forged issuer");
     before_key(out, &data).expect("a signature older than its key");
     encryption_subkey_only(out, &data).expect("a key that may not sign");
+    version_three(out, &data).expect("a version 3 signature");
+    revoked_by_another(out, &data).expect("a subkey that an appointed key revoked");
+    shortened(out, &data).expect("keys with an expiry that came later");
+    unchecked_kinds(out, &data).expect("keys of kinds that can't be checked");
 }
 
 fn builder(name: &str) -> CertBuilder<'static> {
@@ -121,4 +129,132 @@ fn encryption_subkey_only(out: &Path, data: &[u8]) -> Result<()> {
     let key = certificate.primary_key().key().clone().parts_into_secret()?;
     let signature = sign(&key.role_into_unspecified(), binary(), data)?;
     write(out, "certifier", &certificate, signature)
+}
+
+/// A good key's signature in the format of 1991 (RFC 9580, section 5.2.2): nothing but its type and date is signed.
+fn version_three(out: &Path, data: &[u8]) -> Result<()> {
+    let (certificate, _) = builder("three").add_signing_subkey().generate()?;
+    let key = certificate.keys().subkeys().next().expect("a subkey").key().clone().parts_into_secret()?;
+    let date = u32::try_from((SystemTime::now() - YEAR / 2).duration_since(SystemTime::UNIX_EPOCH)?.as_secs())?;
+    let signed = [&[u8::from(SignatureType::Binary)], &date.to_be_bytes()[..]].concat();
+    let mut context = HashAlgorithm::SHA512.context()?.for_signature(3);
+    context.update(data);
+    context.update(&signed);
+    let digest = context.into_digest()?;
+    let made = key.clone().role_into_unspecified().into_keypair()?.sign(HashAlgorithm::SHA512, &digest)?;
+    let mut body = [&[3, 5], &signed[..], key.keyid().as_bytes()].concat();
+    body.extend([u8::from(key.pk_algo()), u8::from(HashAlgorithm::SHA512), digest[0], digest[1]]);
+    made.serialize(&mut body)?;
+    let bytes = [&[0x88, u8::try_from(body.len())?], &body[..]].concat();
+    fs::write(out.join("three.sig"), bytes)?;
+    fs::write(out.join("three.asc"), certificate.clone().strip_secret_key_material().armored().to_vec()?)?;
+    fs::write(out.join("three.fpr"), certificate.fingerprint().to_hex())?;
+    Ok(())
+}
+
+/// The certificate appoints a key that may revoke it, which revokes the signing subkey. That key is not in the file.
+fn revoked_by_another(out: &Path, data: &[u8]) -> Result<()> {
+    let (revoker, _) = builder("revoker").generate()?;
+    let (mine, _) =
+        builder("appointing").set_revocation_keys(vec![(&revoker).into()]).add_signing_subkey().generate()?;
+    let subkey = mine.keys().subkeys().next().expect("a subkey").key().clone();
+    let signature = sign(&subkey.clone().parts_into_secret()?.role_into_unspecified(), binary(), data)?;
+    let mut signer = revoker.primary_key().key().clone().parts_into_secret()?.into_keypair()?;
+    let revocation = SubkeyRevocationBuilder::new().build(&mut signer, &mine, &subkey, None)?;
+    let (mine, _) = mine.insert_packets([Packet::from(revocation)])?;
+    write(out, "appointing", &mine, signature)
+}
+
+/// Signed half a year ago; since then the owner has let the key end before that: the primary key, or the subkey alone.
+fn shortened(out: &Path, data: &[u8]) -> Result<()> {
+    let policy = StandardPolicy::new();
+    let end = SystemTime::now() - YEAR * 3 / 4;
+    for of_subkey in [false, true] {
+        let name = if of_subkey { "shortened-subkey" } else { "shortened" };
+        let (mine, _) = builder(name).add_signing_subkey().generate()?;
+        let subkey = mine.keys().subkeys().next().expect("a subkey");
+        let secret = subkey.key().clone().parts_into_secret()?.role_into_unspecified();
+        let signature = sign(&secret, binary().set_signature_creation_time(SystemTime::now() - YEAR / 2)?, data)?;
+        let mut primary = mine.primary_key().key().clone().parts_into_secret()?.into_keypair()?;
+        let later = if of_subkey {
+            let mut own = secret.into_keypair()?;
+            subkey.with_policy(&policy, None)?.set_expiration_time(&mut primary, Some(&mut own), Some(end))?
+        } else {
+            mine.primary_key().with_policy(&policy, None)?.set_expiration_time(&mut primary, Some(end))?
+        };
+        let (mine, _) = mine.insert_packets(later.into_iter().map(Packet::from))?;
+        write(out, name, &mine, signature)?;
+    }
+    Ok(())
+}
+
+/// Signs with the right form and nothing in it: for keys that nothing here can sign with either.
+struct Pretender {
+    key: Key<PublicParts, UnspecifiedRole>,
+}
+
+impl Signer for Pretender {
+    fn public(&self) -> &Key<PublicParts, UnspecifiedRole> {
+        &self.key
+    }
+
+    fn sign(&mut self, _: HashAlgorithm, _: &[u8]) -> Result<mpi::Signature> {
+        let noise = || MPI::new(&[0x55; 32]);
+        Ok(match self.key.pk_algo() {
+            PublicKeyAlgorithm::RSAEncryptSign => mpi::Signature::RSA { s: noise() },
+            PublicKeyAlgorithm::EdDSA => mpi::Signature::EdDSA { r: noise(), s: noise() },
+            _ => mpi::Signature::ECDSA { r: noise(), s: noise() },
+        })
+    }
+}
+
+/// Primary keys that no key of this test machine can stand in for, and a subkey of that kind below a good primary key.
+fn unchecked_kinds(out: &Path, data: &[u8]) -> Result<()> {
+    let created = SystemTime::now() - YEAR;
+    let ec = |curve: Curve| mpi::PublicKey::ECDSA { curve, q: MPI::new(&[&[4][..], &[0x11; 64]].concat()) };
+    let rsa = |bytes: usize, e: &[u8]| mpi::PublicKey::RSA { e: MPI::new(e), n: MPI::new(&vec![0xc1; bytes]) };
+    let on = |oid: &[u8]| Curve::Unknown(oid.to_vec().into_boxed_slice());
+    // The OIDs of SEC 2 (secp256k1) and of RFC 8410 (Ed448).
+    let secp256k1 = on(&[0x2b, 0x81, 0x04, 0x00, 0x0a]);
+    let kinds = [
+        ("rsa8192", PublicKeyAlgorithm::RSAEncryptSign, rsa(1024, &[1, 0, 1])),
+        ("rsa4104", PublicKeyAlgorithm::RSAEncryptSign, rsa(513, &[1, 0, 1])),
+        ("exponent", PublicKeyAlgorithm::RSAEncryptSign, rsa(256, &[0x77; 40])),
+        ("brainpool256", PublicKeyAlgorithm::ECDSA, ec(Curve::BrainpoolP256)),
+        ("brainpool512", PublicKeyAlgorithm::ECDSA, ec(Curve::BrainpoolP512)),
+        ("secp256k1", PublicKeyAlgorithm::ECDSA, ec(secp256k1)),
+        (
+            "eddsa448",
+            PublicKeyAlgorithm::EdDSA,
+            mpi::PublicKey::EdDSA { curve: on(&[0x2b, 0x65, 0x71]), q: MPI::new(&[0x40; 33]) },
+        ),
+    ];
+    for (name, algorithm, mpis) in kinds {
+        let key = Key4::<PublicParts, PrimaryRole>::new(created, algorithm, mpis)?;
+        let mut signer = Pretender { key: Key::from(key.clone()).role_into_unspecified() };
+        let bare = Cert::try_from(vec![Packet::from(Key::from(key))])?;
+        let id = UserID::from(name);
+        let builder = SignatureBuilder::new(SignatureType::PositiveCertification);
+        let builder = builder.set_key_flags(KeyFlags::signing())?.set_signature_creation_time(created)?;
+        let binding = id.bind(&mut signer, &bare, builder)?;
+        let (certificate, _) = bare.insert_packets([Packet::from(id), binding.into()])?;
+        let signature = binary().set_hash_algo(HashAlgorithm::SHA512).sign_message(&mut signer, data)?;
+        write(out, name, &certificate, signature)?;
+    }
+    let (mine, _) = builder("brainpoolsub").generate()?;
+    let key = Key4::<PublicParts, SubordinateRole>::new(created, PublicKeyAlgorithm::ECDSA, ec(Curve::BrainpoolP384))?;
+    let subkey: Key<PublicParts, SubordinateRole> = key.into();
+    let mut signer = Pretender { key: subkey.clone().role_into_unspecified() };
+    let mut primary = mine.primary_key().key().clone().parts_into_secret()?.into_keypair()?;
+    let back = SignatureBuilder::new(SignatureType::PrimaryKeyBinding)
+        .set_signature_creation_time(created)?
+        .sign_primary_key_binding(&mut signer, mine.primary_key().key(), &subkey)?;
+    let binding = SignatureBuilder::new(SignatureType::SubkeyBinding)
+        .set_signature_creation_time(created)?
+        .set_key_flags(KeyFlags::signing())?
+        .set_embedded_signature(back)?
+        .sign_subkey_binding(&mut primary, None, &subkey)?;
+    let (mine, _) = mine.insert_packets([Packet::from(subkey), Packet::from(binding)])?;
+    let signature = binary().set_hash_algo(HashAlgorithm::SHA512).sign_message(&mut signer, data)?;
+    write(out, "brainpoolsub", &mine, signature)
 }

@@ -1,11 +1,14 @@
-//! Owns the flags of the commands that speak with AWS. Knows nothing of what the commands do.
+//! Owns the flags of the commands that speak with AWS.
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValue;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::{ListArgs, OutputArg, RecipeArgs};
+use crate::aws::action::Use;
+use crate::io::ssh::KeyType;
 
 /// Which account and region.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -20,11 +23,11 @@ pub struct AccountArgs {
 
 /// Flags that a run keeps as it began with them. Named one by one, so that the refusal names the one that was given.
 #[rustfmt::skip]
-const KEPT: [&str; 37] = [
-    "distro", "plan", "force", "driver", "stack", "stack_file", "mirror", "instance_type", "efa", "no_gpu", "sha256",
-    "extra_script", "test", "region", "profile", "builder_type", "spot", "source_ami", "subnet", "root_gib", "kms_key",
-    "no_encrypt", "deadline", "tag", "host_key", "private", "session_manager", "instance_profile", "name", "gate", "copy_to",
-    "copy_kms_key", "share", "deprecate_at", "protect", "ssm_parameter", "manifest",
+const KEPT: [&str; 43] = [
+    "distro", "plan", "force", "reuse", "driver", "stack", "stack_file", "mirror", "yum_repository", "instance_type", "efa", "allow", "no_gpu", "sha256",
+    "efa_digest", "check_signatures", "extra_script", "test", "region", "profile", "builder_type", "spot", "source_ami", "subnet", "root_gib", "kms_key",
+    "no_encrypt", "deadline", "tag", "host_key", "private", "session_manager", "instance_profile", "key_type", "name", "gate",
+    "copy_to", "copy_kms_key", "share", "deprecate_at", "protect", "ssm_parameter", "manifest",
 ];
 
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -48,6 +51,11 @@ pub struct BuildArgs {
     /// Build even if an image of the same plan and base AMI is there
     #[arg(long)]
     pub force: bool,
+    /// Take the image of the same plan and base AMI that is there, although nothing on this machine, no --manifest and no
+    /// --ssm-parameter says that efa-gen has made it
+    #[arg(long, conflicts_with = "force")]
+    #[serde(default)]
+    pub reuse: bool,
     /// Go on with a run that ended early, at whatever point; its own flags are used again, but --on-error and --ssh-cidr can be
     /// given anew
     #[arg(long, value_name = "RUN", conflicts_with_all = KEPT)]
@@ -56,8 +64,8 @@ pub struct BuildArgs {
     #[arg(long, value_enum, value_name = "WHAT")]
     pub on_error: Option<OnError>,
     /// Who drives the build: efa-gen itself, or your Packer with the rendered template
-    #[arg(long, value_enum, value_name = "WHO", default_value_t = Driver::Native)]
-    pub driver: Driver,
+    #[arg(long, value_enum, value_name = "WHO", default_value_t = BuildDriver::Native)]
+    pub driver: BuildDriver,
     /// Form of the output
     #[arg(long, value_enum, default_value_t = OutputArg::Human)]
     pub output: OutputArg,
@@ -98,6 +106,16 @@ pub struct BuilderArgs {
     pub host_key: HostKey,
 }
 
+impl ValueEnum for KeyType {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[KeyType::Ed25519, KeyType::Ecdsa, KeyType::Rsa]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
 /// How efa-gen reaches its machines.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 pub struct ReachArgs {
@@ -113,6 +131,10 @@ pub struct ReachArgs {
     /// Instance profile of the machines
     #[arg(long, value_name = "NAME")]
     pub instance_profile: Option<String>,
+    /// Type of the login key. EC2 has no ECDSA key pairs: that one goes through the user-data [default: ed25519; ecdsa where
+    /// this machine is in FIPS mode]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub key_type: Option<KeyType>,
 }
 
 /// What becomes of the image.
@@ -166,7 +188,7 @@ pub enum OnError {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-pub enum Driver {
+pub enum BuildDriver {
     /// efa-gen, over the EC2 API and SSH
     Native,
     /// `packer` on the PATH, with the rendered template
@@ -227,4 +249,57 @@ pub struct ImageRmArgs {
     /// Remove it; without this it is only shown what would go
     #[arg(long)]
     pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PermissionsArgs {
+    /// What is to be allowed; may be repeated, or separated by commas
+    #[arg(long = "for", value_name = "USE", value_enum, required = true, value_delimiter = ',')]
+    pub uses: Vec<UseArg>,
+    /// Allow making only what gets the tag efa-gen:run, and changing only what has it
+    #[arg(long)]
+    pub tagged: bool,
+    /// Form of the policy
+    #[arg(long, value_enum, default_value_t = PolicyFormat::Json)]
+    pub format: PolicyFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UseArg {
+    /// `efa-gen build`
+    Build,
+    /// Copies, shares, deprecation, protection and the parameter of an image, besides `build`
+    Publish,
+    /// `efa-gen build --gate`, besides `build`
+    Gate,
+    /// `efa-gen launch` and `efa-gen cluster`
+    Launch,
+    /// `efa-gen sweep`, `images` and `image rm`
+    Sweep,
+    /// Packer itself with a rendered template; `efa-gen build --driver packer` needs `build` besides
+    Packer,
+    /// `--session-manager`, besides any other
+    SessionManager,
+}
+
+impl From<UseArg> for Use {
+    fn from(of: UseArg) -> Self {
+        match of {
+            UseArg::Build => Use::Build,
+            UseArg::Publish => Use::Publish,
+            UseArg::Gate => Use::Gate,
+            UseArg::Launch => Use::Launch,
+            UseArg::Sweep => Use::Sweep,
+            UseArg::Packer => Use::Packer,
+            UseArg::SessionManager => Use::SessionManager,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PolicyFormat {
+    /// The policy document
+    Json,
+    /// Terraform's data source `aws_iam_policy_document`
+    Hcl,
 }

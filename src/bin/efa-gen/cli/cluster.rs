@@ -1,4 +1,4 @@
-//! Owns the flags of `efa-gen launch` and `efa-gen cluster`. Knows nothing of what the commands do.
+//! Owns the flags of `efa-gen launch` and `efa-gen cluster`.
 
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
@@ -29,8 +29,9 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub at_least: Option<u32>,
     /// Instance type of the nodes
-    #[arg(long = "type", value_name = "TYPE", default_value = "p3dn.24xlarge")]
-    pub kind: String,
+    #[arg(id = "type", long = "type", value_name = "TYPE", default_value = "p3dn.24xlarge")]
+    #[serde(rename = "kind")]
+    pub instance_type: String,
     #[command(flatten)]
     pub account: AccountArgs,
     #[command(flatten)]
@@ -79,8 +80,10 @@ pub enum ClusterCommand {
     Check(ClusterCheckArgs),
     /// Run the NCCL test on it and judge it; `efa-gen validate --cluster NAME` has all the flags
     Validate(ClusterRef),
-    /// Open port 22 to an address more, such as yours when it has changed
+    /// Open port 22 to one more address, such as yours when it has changed; with --only, to the given ones alone
     Admit(ClusterAdmitArgs),
+    /// Give every node a new key for the logins between them, and take the old one from all
+    Rekey(ClusterRef),
     /// Add nodes
     Grow(ClusterGrowArgs),
     /// End every node and remove everything of the cluster
@@ -142,9 +145,12 @@ pub struct ClusterCheckArgs {
 pub struct ClusterAdmitArgs {
     #[command(flatten)]
     pub cluster: ClusterRef,
-    /// Addresses that may connect besides (repeatable) [default: yours, as checkip.amazonaws.com sees it; none for private nodes]
+    /// Addresses that may connect (repeatable) [default: yours, as checkip.amazonaws.com sees it; none for private nodes]
     #[arg(long, value_name = "CIDR")]
     pub ssh_cidr: Vec<String>,
+    /// Close it to every other address that efa-gen has opened it to, and list the rules that are not efa-gen's
+    #[arg(long)]
+    pub only: bool,
 }
 
 #[derive(Debug, Args)]

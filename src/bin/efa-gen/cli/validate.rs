@@ -1,12 +1,12 @@
-//! Owns the flags of `efa-gen validate`. Knows nothing of what it does with them.
+//! Owns the flags of `efa-gen validate`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 
-use super::OutputArg;
 use super::cloud::AccountArgs;
+use super::{OutputArg, time};
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("where").multiple(false))]
@@ -72,7 +72,7 @@ pub struct TestArgs {
     #[arg(long, value_name = "N", conflicts_with = "log", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub iterations: u32,
     /// How long a run may take: a number and s, m or h
-    #[arg(long, value_name = "TIME", conflicts_with = "log", default_value = "30m", value_parser = time)]
+    #[arg(long, value_name = "TIME", conflicts_with = "log", default_value = "30m", value_parser = time::parse_test_timeout)]
     pub timeout: Duration,
     /// Stack that the hosts run, where they are not of an image of efa-gen, which says so itself: the environment is that
     /// of its plugin and NCCL
@@ -123,22 +123,11 @@ impl ValidateArgs {
 }
 
 fn collectives() -> clap::builder::PossibleValuesParser {
-    efa_gen::cluster::test::Collective::ALL.map(efa_gen::cluster::test::Collective::name).into()
+    efa_gen::nccl::command::Collective::ALL.map(efa_gen::nccl::command::Collective::name).into()
 }
 
 fn size(text: &str) -> Result<u64, String> {
-    efa_gen::cluster::test::parse_size(text).ok_or_else(|| "not a size such as 512M or 1G".to_owned())
-}
-
-fn time(text: &str) -> Result<Duration, String> {
-    let units = [('s', 1), ('m', 60), ('h', 3600)];
-    let parsed = units.into_iter().find_map(|(unit, seconds)| {
-        let digits = text.strip_suffix(unit).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
-        digits.parse::<u64>().ok()?.checked_mul(seconds)
-    });
-    // A day is more than any test takes.
-    let seconds = parsed.filter(|seconds| (1..=86_400).contains(seconds));
-    seconds.map(Duration::from_secs).ok_or_else(|| "not a time of at most a day, such as 90s or 30m".to_owned())
+    efa_gen::nccl::command::parse_size(text).ok_or_else(|| "not a size such as 512M or 1G".to_owned())
 }
 
 fn bandwidth(text: &str) -> Result<f64, String> {

@@ -1,37 +1,35 @@
-//! Owns that every node is asked at once, and the table of their answers. What is asked and what is wrong is the core's.
+//! Owns that every node is asked at once. What is asked and what is wrong is the core's.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-use efa_gen::cluster::check::{Expect, Facts, findings, question, read};
+use efa_gen::catalog::Catalog;
 use efa_gen::error::{Class, Error, Result};
+use efa_gen::guest::facts::{Facts, NodeRequirements, findings, not_read, question, read};
+use efa_gen::text::{ANSWER, ending};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::record::Record;
-use super::{Node, each};
-use crate::cli::OutputArg;
-use crate::commands::list;
-use crate::report;
-
-/// How long a node may take to answer. One that asks hundreds of others takes a while.
-const PATIENCE: Duration = Duration::from_secs(5 * 60);
+use super::nodes::Node;
+use super::record::ClusterRecord;
+use crate::io::concurrency::map_concurrent;
+use crate::io::output::too_long;
+use crate::timeouts;
 
 /// Beyond so many nodes each logs in to its successor and the leader to all, instead of each to each.
 const ALL_PAIRS: usize = 16;
 
 /// What came of looking at every node.
 #[derive(Debug, Serialize)]
-pub struct Checked {
+pub struct ClusterCheck {
     /// In the cluster's order, by private address.
     pub nodes: Vec<(String, Facts)>,
     /// Which node, and what is wrong with it.
     pub findings: Vec<(String, String)>,
+    /// Which node, and what it did not tell, because its image is older or has none of it.
+    pub not_read: Vec<(String, String)>,
 }
 
 /// Whom the node at this place logs in to, and how many at a time: its successor first, so that not all knock at one sshd,
 /// which drops logins beyond ten at a time. The leader starts everything, so it reaches all.
-fn fellows<'a>(addresses: &[&'a str], index: usize) -> (Vec<&'a str>, usize) {
+fn peers<'a>(addresses: &[&'a str], index: usize) -> (Vec<&'a str>, usize) {
     let others = addresses.iter().cycle().skip(index + 1).take(addresses.len() - 1).copied();
     if addresses.len() <= ALL_PAIRS {
         return (others.collect(), 8);
@@ -41,24 +39,27 @@ fn fellows<'a>(addresses: &[&'a str], index: usize) -> (Vec<&'a str>, usize) {
 }
 
 /// Asks every node. One that can't be asked is a finding.
-pub async fn check(record: &Record, nodes: &[Node]) -> Result<Checked> {
+pub async fn check(record: &ClusterRecord, nodes: &[Node]) -> Result<ClusterCheck> {
     let addresses: Vec<&str> = nodes.iter().map(|node| node.address.as_str()).collect();
-    let answers = each(nodes.iter().enumerate(), record.at_once(), async |(index, node): (usize, &Node)| {
-        let (fellows, at_once) = fellows(&addresses, index);
+    let answers = map_concurrent(nodes.iter().enumerate(), record.at_once(), async |(index, node): (usize, &Node)| {
+        let (peers, at_once) = peers(&addresses, index);
         let mut received = None;
         let mut text = String::new();
-        let line = question(&fellows, at_once);
+        let line = question(&peers, at_once);
         let ended = node.guest.run(&line, None, |line| {
             // The clock is told first.
             received.get_or_insert_with(|| Timestamp::now().as_millisecond());
-            text.push_str(line);
-            text.push('\n');
+            if text.len() <= ANSWER {
+                text.push_str(line);
+                text.push('\n');
+            }
         });
         // A driver that hangs lets nvidia-smi hang, and ssh sees nothing of it.
-        let ended = tokio::time::timeout(PATIENCE, ended).await;
+        let ended = tokio::time::timeout(timeouts::NODE_ANSWER, ended).await;
         match ended {
+            Ok(Ok(_)) if text.len() > ANSWER => Ok(Err(too_long())),
             Ok(ended) => ended.map(|_| read(&text, received.unwrap_or_default()).ok_or(text)),
-            Err(_) => Ok(Err(format!("no answer within {} min", PATIENCE.as_secs() / 60))),
+            Err(_) => Ok(Err(format!("no answer within {} min", timeouts::NODE_ANSWER.as_secs() / 60))),
         }
     });
     let (mut all, mut wrong) = (Vec::new(), Vec::new());
@@ -67,50 +68,25 @@ pub async fn check(record: &Record, nodes: &[Node]) -> Result<Checked> {
             Ok(facts) => all.push((node.address.clone(), facts)),
             Err(text) => {
                 let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-                wrong.push((node.address.clone(), format!("could not be asked: {last}")));
+                wrong.push((node.address.clone(), format!("could not be asked: {}", ending(last))));
             }
         }
     }
-    wrong.extend(findings(&all, &Expect { efa: record.efa(), gpus: u64::from(record.gpus) }));
-    Ok(Checked { nodes: all, findings: wrong })
+    let catalog = Catalog::embedded()?;
+    let kind = catalog.instance_type(&record.instance_type).ok();
+    let expect = NodeRequirements {
+        efa: record.efa(),
+        gpus: u64::from(record.gpus),
+        fabric: kind.map_or_else(Default::default, |kind| kind.fabric),
+        gpudirect: kind.is_some_and(|kind| kind.gpudirect),
+    };
+    wrong.extend(findings(&all, &expect));
+    Ok(ClusterCheck { not_read: not_read(&all, &expect), nodes: all, findings: wrong })
 }
 
-impl Checked {
-    /// Prints the table, and what is wrong below it.
-    pub fn show(&self, output: OutputArg) -> Result<()> {
-        if output == OutputArg::Json {
-            return list::json(self);
-        }
-        let mut of_node: BTreeMap<&str, usize> = BTreeMap::new();
-        self.findings.iter().for_each(|(node, _)| *of_node.entry(node).or_default() += 1);
-        let rows = self.nodes.iter().map(|(address, facts)| {
-            [
-                address.clone(),
-                facts.hostname.clone(),
-                facts.efa.to_string(),
-                facts.gpus.len().to_string(),
-                facts.memlock_kib.map_or("unlimited".into(), |limit| format!("{limit} KiB")),
-                facts.kernel.clone(),
-                facts.driver.clone().unwrap_or_else(|| "none".into()),
-                // Of all components the one that every image has; where another differs, it is told below.
-                facts.versions.get("efa").cloned().unwrap_or_else(|| "unknown".into()),
-                format!("{:+} ms", facts.clock_ms),
-                if facts.unreachable.is_empty() { "good".into() } else { format!("{} fail", facts.unreachable.len()) },
-                if of_node.contains_key(address.as_str()) { "see below" } else { "good" }.to_owned(),
-            ]
-        });
-        list::table(
-            ["node", "host", "efa", "gpus", "memlock", "kernel", "driver", "installer", "clock", "logins", "is"],
-            rows,
-        )?;
-        for (node, what) in &self.findings {
-            report::say(&format!("{node}: {what}"));
-        }
-        Ok(())
-    }
-
+impl ClusterCheck {
     /// The error of a cluster of which a node is not as it must be.
-    pub fn good(&self) -> Result<()> {
+    pub fn ensure_good(&self) -> Result<()> {
         match self.findings.first() {
             None => Ok(()),
             Some((node, what)) => Err(Error::new(

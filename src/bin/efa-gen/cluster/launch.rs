@@ -1,175 +1,157 @@
-//! Owns the order of a launch: login key, security group, placement group, nodes, trust, check. Everything is in the ledger
-//! before it is used, so that a launch that ends early can be swept. Knows nothing of flags' meanings.
-
-use std::io::Write as _;
-use std::sync::Arc;
-use std::time::Duration;
+//! Owns the order of a launch: login key, security group, placement group, nodes, trust, check. Everything is in the
+//! ledger before it is used, so that a launch that ends early can be swept.
 
 use efa_gen::error::{Class, Error, Result};
+use efa_gen::guest::ssh_trust::key_comment;
+use efa_gen::guest::user_data::{self as guest, UserDataTarget};
 use efa_gen::plan::{LOG_DIR, Plan, STATE_DIR};
-use efa_gen::render::builder::{self as guest, Machine};
 use efa_gen::render::{self, Format};
-use flate2::{Compression, GzBuilder};
-use tokio::sync::Mutex;
-use tokio::time::{Instant as Moment, sleep};
+use efa_gen::text::ending;
 
-use super::check::{Checked, check};
-use super::preflight::Ready;
-use super::record::Record;
-use super::{Node, each, reachable, trust};
-use crate::build::make::{Maker, name};
-use crate::build::run::{CLUSTER, Folder};
-use crate::build::tags;
-use crate::ec2::Aws;
-use crate::ec2::model::{Instance, Kind, Tags};
-use crate::events::{Event, Talk};
-use crate::ssh;
-
-/// EC2's limit on user-data, bytes (AWS EC2 User Guide, "Run commands at launch").
-const USER_DATA: usize = 16384;
-
-/// How long an install at the first boot may take: driver, CUDA, NCCL and the reboots between them.
-const INSTALLS: Duration = Duration::from_secs(2 * 3600);
-
-/// Between two looks at an install.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
+use super::check::{ClusterCheck, check};
+use super::fleet::Fleet;
+use super::nodes::{Node, reachable};
+use super::preflight::{ResolvedLaunch, cluster_tags};
+use super::record::ClusterRecord;
+use super::trust;
+use crate::aws::model::{Instance, ResourceKind, Tags};
+use crate::cli::cluster::LaunchArgs;
+use crate::io::concurrency::map_concurrent;
+use crate::io::events::Event;
+use crate::io::ssh::KeyType;
+use crate::io::{ssh, wait};
+use crate::run::context::RunContext;
+use crate::run::resources::{LoginKey, ResourceFactory, name, rule_of};
+use crate::run::state::CLUSTER;
+use crate::timeouts;
 
 /// One launch, or the growth of a cluster.
-pub struct Run<'a> {
-    pub aws: &'a Aws,
-    pub ready: &'a Ready,
-    pub record: &'a mut Record,
-    pub folder: &'a Folder,
-    pub talk: &'a Talk,
+pub struct LaunchSession<'a> {
+    pub run: RunContext<'a>,
+    pub resolved: &'a ResolvedLaunch,
+    pub record: &'a mut ClusterRecord,
     /// What is installed at the first boot.
     pub plan: Option<&'a Plan>,
     /// Tells this launch from every other, of this run as well: EC2 remembers what was asked with a token, and whose nodes
     /// have ended since.
     pub call: String,
-    /// Name of the login key pair, once it is made.
-    pub key: String,
-    /// Held while RunInstances is under way: a launch that is interrupted meanwhile waits for it, or would clean up too early.
-    pub asking: Arc<Mutex<()>>,
+    /// The login key, once it is made.
+    pub key: LoginKey,
 }
 
 /// What a launch came to.
 pub struct Launched {
     pub nodes: Vec<Node>,
-    pub checked: Checked,
+    pub checked: ClusterCheck,
 }
 
-impl Run<'_> {
+impl LaunchSession<'_> {
     /// The whole launch.
     pub async fn run(&mut self) -> Result<Launched> {
-        let pair = ssh::new_key(&format!("efa-gen cluster {}", self.record.name))?;
+        let pair = ssh::new_key(&key_comment(&self.record.name), KeyType::wanted(self.record.args.reach.key_type))?;
         self.network().await?;
         let args = &self.record.args;
         let (least, most) = (args.at_least.unwrap_or(args.nodes), args.nodes);
-        let user_data = self.user_data(&pair.public)?;
-        let launched = self.launch((least, most), &user_data).await?;
-        let up = self.ready(&launched, least as usize, &[]).await?;
-        self.together(&up, &up, &pair.private).await
+        let user_data = self.user_data()?;
+        let up = self.nodes((least, most), &user_data, &[]).await?;
+        self.connect_nodes(&up, &up, &pair.private).await
     }
 
     /// So many nodes more, beside `there`.
     pub async fn grow(&mut self, there: &[Instance], more: u32) -> Result<Launched> {
-        let nodes = reachable(self.aws, self.record, &self.folder.path, there);
+        let nodes = reachable(self.run.aws, self.record, &self.run.state.path, there).await?;
         let leader = nodes.first().ok_or_else(|| Error::new(Class::Cloud, "no node of the cluster runs"))?;
-        self.key = name(&self.record.run);
+        let login = ssh::public_in(&self.run.state.path.join("key"), "login key")?.unwrap_or_default();
+        self.key = LoginKey::of(&self.record.run, &login);
         if let (None, Some(group)) = (&self.record.args.security_group, &self.record.group) {
             // Whoever asks may have another address today.
-            self.aws.allow_ssh(group, &self.ready.ssh_cidrs).await?;
-            for cidr in &self.ready.ssh_cidrs {
-                self.talk.note(format!("port 22 of every node is open to {cidr} too"));
+            self.run.aws.allow_ssh(group, &self.resolved.ssh_cidrs, &rule_of(&self.record.run)).await?;
+            for cidr in &self.resolved.ssh_cidrs {
+                self.run.events.note(format!("port 22 of every node is open to {cidr} too"));
             }
         }
         let private = trust::fetch(leader).await?;
-        let user_data = self.user_data(&ssh::public_of(private.as_bytes())?)?;
-        let launched = self.launch((more, more), &user_data).await?;
-        let up = self.ready(&launched, more as usize, there).await?;
+        let user_data = self.user_data()?;
+        let up = self.nodes((more, more), &user_data, there).await?;
         let all: Vec<Instance> = there.iter().chain(&up).cloned().collect();
-        self.together(&all, &up, &private).await
+        self.connect_nodes(&all, &up, &private).await
+    }
+
+    /// New nodes, so many at least and at most, that can be logged in to, beside those that are there `before`.
+    async fn nodes(&mut self, count: (u32, u32), user_data: &[u8], before: &[Instance]) -> Result<Vec<Instance>> {
+        let tags = self.tags();
+        let mut fleet = Fleet {
+            run: self.run.clone(),
+            resolved: self.resolved,
+            record: &mut *self.record,
+            call: &self.call,
+            key: self.key.pair.as_deref(),
+            tags: &tags,
+        };
+        let launched = fleet.launch(count, user_data).await?;
+        fleet.bring_up(&launched, count.0 as usize, before).await
     }
 
     /// Every node knows every other, and each is as it must be. `new` are those that came up now.
-    async fn together(&mut self, all: &[Instance], new: &[Instance], private: &str) -> Result<Launched> {
-        let nodes = reachable(self.aws, self.record, &self.folder.path, all);
+    async fn connect_nodes(&mut self, all: &[Instance], new: &[Instance], private: &str) -> Result<Launched> {
+        let nodes = reachable(self.run.aws, self.record, &self.run.state.path, all).await?;
         let fresh: Vec<&Node> = nodes.iter().filter(|node| new.iter().any(|one| one.id == node.id)).collect();
-        self.installed(&fresh).await?;
-        self.talk.step("Give every node what the others trust it by");
+        self.wait_for_install(&fresh).await?;
+        self.run.events.step("Give every node what the others trust it by");
         trust::give(self.record, &nodes, private).await?;
-        self.talk.step("Check every node");
+        self.run.events.step("Check every node");
         let checked = check(self.record, &nodes).await?;
         Ok(Launched { nodes, checked })
     }
 
     async fn network(&mut self) -> Result<()> {
-        self.talk.step("Make the login key and the network");
-        self.key = self.maker().key_pair().await?;
-        let about = format!("Nodes of cluster {} (efa-gen run {})", self.record.name, self.record.run);
-        let vpc = self.ready.machine.subnets.first().map(|subnet| subnet.vpc.clone()).unwrap_or_default();
+        self.run.events.step("Make the login key and the network");
+        self.key = self.factory().login_key(self.record.args.reach.key_type).await?;
+        let description = format!("Nodes of cluster {} (efa-gen run {})", self.record.name, self.record.run);
+        let vpc = self.resolved.machine.subnets.first().map(|subnet| subnet.vpc.clone()).unwrap_or_default();
         let group = match &self.record.args.security_group {
             Some(group) => group.clone(),
-            None => self.maker().group(&vpc, &about, &self.record.ssh_cidrs, true).await?,
+            None => self.factory().group(&vpc, &description, &self.record.ssh_cidrs, true).await?,
         };
         self.record.group = Some(group);
-        if self.ready.placement_group {
+        if self.resolved.placement_group {
             let group = name(&self.record.run);
-            match self.aws.create_placement_group(&group, &self.tags(), false).await {
-                Ok(()) => self.talk.emit(&Event::Made { kind: Kind::PlacementGroup.name(), id: group.clone() }),
+            match self.run.aws.create_placement_group(&group, &self.tags(), false).await {
+                Ok(()) => {
+                    self.run.events.emit(&Event::Made { kind: ResourceKind::PlacementGroup.name(), id: group.clone() });
+                }
                 // A lost answer: it has the run's name.
                 Err(error) if error.is_duplicate() => {}
                 Err(error) => return Err(error.into()),
             }
             self.record.placement_group = Some(group);
         }
-        self.folder.write(CLUSTER, &*self.record)
+        self.run.state.write(CLUSTER, &*self.record)
     }
 
     /// On everything that is made.
     fn tags(&self) -> Tags {
-        // The preflight has checked them.
-        let mut all = tags::own(&self.record.args.tag).unwrap_or_default();
-        all.insert(tags::RUN.into(), self.record.run.clone());
-        all.insert(tags::CLUSTER.into(), self.record.name.clone());
-        all.insert("Name".into(), self.record.name.clone());
-        all
+        cluster_tags(&self.record.args.tag, &self.record.run, &self.record.name)
     }
 
-    pub(super) fn node_tags(&self) -> Tags {
-        let mut all = self.tags();
-        let until = jiff::Timestamp::from_second(self.record.deadline).map(|time| time.to_string());
-        all.insert(tags::ROLE.into(), "node".into());
-        all.insert(tags::UNTIL.into(), until.unwrap_or_default());
-        all
-    }
-
-    pub(super) fn maker(&self) -> Maker<'_> {
-        Maker { aws: self.aws, folder: self.folder, talk: self.talk, tags: self.tags() }
+    fn factory(&self) -> ResourceFactory<'_> {
+        ResourceFactory { run: self.run.clone(), tags: self.tags() }
     }
 
     /// The nodes' user-data, compressed: cloud-init takes it so, and an install would not fit otherwise.
-    fn user_data(&self, public: &str) -> Result<Vec<u8>> {
+    fn user_data(&self) -> Result<Vec<u8>> {
         let now = jiff::Timestamp::now().as_second();
-        let (deadline, machine) = (self.record.deadline, Machine::Node(&self.record.name));
-        let boothook = guest::user_data(machine, &self.record.run, deadline, deadline - now)?;
+        let (deadline, machine) = (self.record.deadline, UserDataTarget::Node(&self.record.name));
+        let boothook = guest::user_data(machine, &self.record.run, deadline, deadline.saturating_sub(now))?;
         let files = self.plan.map(|plan| render::render(plan, &[Format::CloudInit])).transpose()?.unwrap_or_default();
-        let text = guest::of_node(&boothook, public, files.first().map(|file| file.text.as_str()));
-        let failed = |error| Error::new(Class::Bug, "the user-data can't be compressed").because(error);
-        let mut gzip = GzBuilder::new().write(Vec::new(), Compression::best());
-        gzip.write_all(text.as_bytes()).map_err(failed)?;
-        let packed = gzip.finish().map_err(failed)?;
-        if packed.len() > USER_DATA {
-            let message = format!("the user-data takes {} bytes, EC2 allows {USER_DATA}", packed.len());
-            return Err(Error::new(Class::Plan, message).hint("build an image and launch that: efa-gen build"));
-        }
-        Ok(packed)
+        let text = guest::of_node(&boothook, self.key.public.as_deref(), files.first().map(|file| file.text.as_str()));
+        render::compressed_user_data(&text).map_err(|error| error.hint("build an image and launch that: efa-gen build"))
     }
 
     /// A node that does not answer may have ended.
-    async fn must_be_there(&self, node: &Node) -> Result<()> {
-        match self.aws.instance(&node.id).await? {
-            Some(now) if !now.is_there() => {
+    async fn ensure_exists(&self, node: &Node) -> Result<()> {
+        match self.run.aws.instance(&node.id).await? {
+            Some(now) if !now.exists() => {
                 Err(Error::new(Class::Cloud, format!("node {} is {}: {}", node.id, now.state, now.reason))
                     .hint("somebody ended it, or its time was over (--ttl)"))
             }
@@ -178,52 +160,73 @@ impl Run<'_> {
     }
 
     /// Waits until the install of the first boot has ended on every new node.
-    async fn installed(&self, nodes: &[&Node]) -> Result<()> {
+    async fn wait_for_install(&self, nodes: &[&Node]) -> Result<()> {
         if self.plan.is_none() {
             return Ok(());
         }
-        self.talk.step(format!("Wait for the install on {} nodes", nodes.len()));
-        let end = Moment::now() + INSTALLS;
+        self.run.events.step(format!("Wait for the install on {} nodes", nodes.len()));
         let line = format!(
-            "if [ -e {STATE_DIR}/complete ]; then echo complete; else sudo tail -n 40 {LOG_DIR}/install.log 2>/dev/null; fi; true"
+            "if [ -e {STATE_DIR}/complete ]; then echo complete; else sudo tail -c 100000 {LOG_DIR}/install.log 2>/dev/null | tail -n 40; fi; true"
         );
         let mut waiting: Vec<&Node> = nodes.to_vec();
         let mut last = String::new();
-        while !waiting.is_empty() {
-            let looks = each(&waiting, self.record.at_once(), async |node: &&Node| node.guest.must(&line, None).await);
+        let done = wait::until(timeouts::FIRST_BOOT_INSTALL, timeouts::FIRST_BOOT_INSTALL_EVERY, async || {
+            let looks = map_concurrent(&waiting, self.record.at_once(), async |node: &&Node| {
+                node.guest.run_checked(&line, None).await
+            });
             let mut still = Vec::new();
-            for (node, said) in waiting.iter().zip(looks.await) {
+            for (node, output) in waiting.iter().zip(looks.await) {
                 // A reboot of the install's own cuts connections; that is no end.
-                let Ok(said) = said else {
-                    self.must_be_there(node).await?;
+                let Ok(output) = output else {
+                    self.ensure_exists(node).await?;
                     still.push(*node);
                     continue;
                 };
-                if said.trim() == "complete" {
+                if output.trim() == "complete" {
                     continue;
                 }
-                if let Some(from) = said.find("FAILED in stage") {
+                if let Some(from) = output.find("FAILED in stage") {
                     return Err(Error::new(Class::Install, format!("the install on {} failed", node.address))
-                        .because(said[from..].trim_end().to_owned())
+                        .with_source(ending(&output[from..]).into_owned())
                         .hint("with --keep the nodes stay; efa-gen cluster ssh looks at one"));
                 }
-                let stage = said.lines().rfind(|line| line.starts_with('[')).unwrap_or_default();
+                let stage = output.lines().rfind(|line| line.starts_with('[')).unwrap_or_default();
                 if !stage.is_empty() && stage != last {
                     stage.clone_into(&mut last);
-                    self.talk.emit(&Event::Output { line: format!("{}: {stage}", node.address) });
+                    self.run.events.emit(&Event::Output { line: format!("{}: {stage}", node.address) });
                 }
                 still.push(*node);
             }
-            if Moment::now() > end {
-                let message = format!("the install is not done on {} nodes after two hours", still.len());
-                return Err(Error::new(Class::Install, message)
-                    .hint(format!("{LOG_DIR}/install.log on a node says how far it is")));
-            }
             waiting = still;
-            if !waiting.is_empty() {
-                sleep(BETWEEN_LOOKS).await;
-            }
+            Ok(waiting.is_empty().then_some(()))
+        });
+        if done.await?.is_some() {
+            return Ok(());
         }
-        Ok(())
+        let message = format!("the install is not done on {} nodes after two hours", waiting.len());
+        Err(Error::new(Class::Install, message).hint(format!("{LOG_DIR}/install.log on a node says how far it is")))
+    }
+}
+
+/// The record of a cluster that is to be launched. `deadline` is when its nodes end themselves, seconds since 1970.
+pub fn record(args: &LaunchArgs, resolved: &ResolvedLaunch, run: &str, deadline: i64) -> ClusterRecord {
+    ClusterRecord {
+        run: run.to_owned(),
+        name: resolved.name.clone(),
+        account: resolved.identity.account.clone(),
+        region: resolved.region.clone(),
+        args: args.clone(),
+        image: resolved.image.id.clone(),
+        instance_type: resolved.machine.instance_type.clone(),
+        user: resolved.user.clone(),
+        tty: resolved.tty,
+        access_path: resolved.access_path,
+        ssh_cidrs: resolved.ssh_cidrs.clone(),
+        nics: resolved.nics.clone(),
+        gpus: resolved.gpus,
+        deadline,
+        subnet: None,
+        group: None,
+        placement_group: None,
     }
 }

@@ -6,17 +6,17 @@ use clap::CommandFactory;
 use efa_gen::error::{Class, Error, Result};
 
 use crate::cli::Cli;
-use crate::{files, report};
+use crate::io::{files, terminal};
 
 pub fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "efa-gen", &mut text);
-    report::data(&text)
+    terminal::data(&text)
 }
 
 pub fn man(out: Option<&Path>) -> Result<()> {
     let mut root = Cli::command();
-    let Some(out) = out else { return report::data(&page(&clap_mangen::Man::new(root))?) };
+    let Some(out) = out else { return terminal::data(&page(&clap_mangen::Man::new(root))?) };
     // Building gives each subcommand its full name, `efa-gen-render`.
     root.build();
     files::make_folder(out)?;
@@ -29,6 +29,7 @@ pub fn man(out: Option<&Path>) -> Result<()> {
 
 fn page(man: &clap_mangen::Man) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    man.render(&mut text).map_err(|error| Error::new(Class::Bug, "the manual page can't be made").because(error))?;
+    man.render(&mut text)
+        .map_err(|error| Error::new(Class::Bug, "the manual page can't be made").with_source(error))?;
     Ok(text)
 }

@@ -1,21 +1,15 @@
-//! Owns the lists: `efa-gen distros`, `instance-types`, `stacks`, and how JSON is printed.
+//! Owns the lists: `efa-gen distros`, `instance-types`, `stacks`, and how a table is printed.
 
 use comfy_table::{Table, presets};
 use efa_gen::catalog::Catalog;
-use efa_gen::catalog::efa;
-use efa_gen::error::{Class, Error, Result};
+use efa_gen::catalog::efa_release;
+use efa_gen::error::Result;
+use efa_gen::text::printable;
 use serde::Serialize;
 
 use crate::cli::{ListArgs, OutputArg};
-use crate::report;
-
-/// Prints pretty JSON and a line break.
-pub fn json(value: &impl Serialize) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|error| Error::new(Class::Bug, "the output can't be written as JSON").because(error))?;
-    text.push(b'\n');
-    report::data(&text)
-}
+use crate::io::terminal;
+pub use crate::io::terminal::json;
 
 pub fn distros(args: &ListArgs) -> Result<()> {
     let catalog = Catalog::embedded()?;
@@ -46,9 +40,10 @@ pub fn instance_types(args: &ListArgs) -> Result<()> {
         let gpu = t.gpu.as_ref().map_or(String::new(), |gpu| format!("{} {} {}", t.gpus, gpu.name, gpu.architecture));
         let note = t.note.clone().unwrap_or_default();
         let gbps = if t.bandwidth_mbps == 0 { String::new() } else { (t.bandwidth_mbps / 1000).to_string() };
-        [t.name.clone(), t.efa.to_string(), t.interfaces_per_card.len().to_string(), gbps, gpu, note]
+        let cards = if t.cards == 0 { String::new() } else { t.cards.to_string() };
+        [t.name.clone(), t.architecture.clone(), t.efa.to_string(), cards, gbps, gpu, note]
     });
-    table(["type", "EFA", "cards", "Gb/s", "GPUs", "note"], rows)
+    table(["type", "machine", "EFA", "cards", "Gb/s", "GPUs", "note"], rows)
 }
 
 #[derive(Serialize)]
@@ -80,8 +75,8 @@ pub fn stacks(args: &ListArgs) -> Result<()> {
         };
         let sha256 = |hex: &Option<String>| hex.as_ref().map(|hex| format!("sha256:{hex}"));
         let commit = |hex: &str| Some(format!("commit:{hex}"));
-        let release = efa::release(&stack.efa);
-        let url = format!("{}/{}", efa::BASE_URL, efa::tarball_name(&stack.efa));
+        let release = efa_release::release(&stack.efa);
+        let url = format!("{}/{}", efa_release::BASE_URL, efa_release::tarball_name(&stack.efa));
         let efa_digest = release.and_then(|release| release.sha256).map(|hex| format!("sha256:{hex}"));
         row("efa", &stack.efa, &url, efa_digest, release.map_or("nobody", |release| release.source));
         let driver = &resolved.driver.download;
@@ -112,8 +107,7 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [Stri
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.map(printable));
     }
-    let text: String = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
-    report::data(text.as_bytes())
+    terminal::lines(table.lines().map(|line| line.trim_end().to_owned()))
 }

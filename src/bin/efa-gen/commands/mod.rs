@@ -1,4 +1,4 @@
-//! One module a command, each with `run`; the short ones share one.
+//! Owns nothing of its own: one module a command, each with `run`; short commands share one.
 
 mod account;
 pub mod build;
@@ -6,8 +6,10 @@ pub mod cluster;
 pub mod docs;
 pub mod fetch;
 pub mod images;
+mod installer;
 pub mod launch;
 pub mod list;
+pub mod permissions;
 pub mod plan;
 mod recipe;
 pub mod render;

@@ -13,7 +13,7 @@ use similar::TextDiff;
 
 use super::recipe;
 use crate::cli::{FormatArg, PackerArg, RenderArgs};
-use crate::{files, report};
+use crate::io::{files, terminal};
 
 pub fn run(args: &RenderArgs) -> Result<()> {
     let catalog = recipe::catalog(args.recipe.stack_file.as_deref())?;
@@ -21,7 +21,13 @@ pub fn run(args: &RenderArgs) -> Result<()> {
     let format = args.format.unwrap_or(if args.out.is_some() { FormatArg::All } else { FormatArg::Script });
     let formats = formats(format, args.packer);
     let recipe = recipe::request(&args.recipe)?;
-    let rendered = render_each(&catalog, &ids, &recipe, &formats)?;
+    let mut rendered = Vec::new();
+    for (id, (files, note)) in ids.iter().zip(render_each(&catalog, &ids, &recipe, &formats)?) {
+        if let Some(note) = note {
+            terminal::message(&format!("note: {id} for Packer 1.6, without {note}"));
+        }
+        rendered.extend(files.into_iter().map(|file| (id.as_str(), file)));
+    }
     match &args.out {
         None => to_stdout(&rendered, format),
         Some(out) => {
@@ -34,27 +40,29 @@ pub fn run(args: &RenderArgs) -> Result<()> {
     }
 }
 
-/// Renders every distribution on a thread of its own; the files come in the order of the ids.
-fn render_each<'a>(
-    catalog: &Catalog,
-    ids: &'a [String],
-    recipe: &plan::Request,
-    formats: &[Format],
-) -> Result<Vec<(&'a str, File)>> {
+/// One distribution's files, and what is to be said of them.
+type Rendered = (Vec<File>, Option<&'static str>);
+
+/// Renders every distribution on a thread of its own; the results come in the order of the ids.
+fn render_each(catalog: &Catalog, ids: &[String], recipe: &plan::Request, formats: &[Format]) -> Result<Vec<Rendered>> {
     let one = |id: &str| {
         let plan = plan::plan(catalog, &plan::Request { distribution: id.to_owned(), ..recipe.clone() })?;
-        render::render(&plan, formats)
+        let note = formats.iter().find_map(|format| match format {
+            Format::Packer(grammar) => render::packer::imds_note(&plan, *grammar),
+            _ => None,
+        });
+        Ok((render::render(&plan, formats)?, note))
     };
     let results: Vec<_> = thread::scope(|scope| {
         let one = &one;
         let threads: Vec<_> = ids.iter().map(|id| scope.spawn(move || one(id))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
     });
-    let mut rendered = Vec::new();
-    for (id, files) in ids.iter().zip(results) {
-        rendered.extend(files?.into_iter().map(|file| (id.as_str(), file)));
-    }
-    Ok(rendered)
+    let several = ids.len() > 1;
+    let named = |(result, id): (Result<Rendered>, &String)| {
+        result.map_err(|error: Error| if several { error.of(id) } else { error })
+    };
+    results.into_iter().zip(ids).map(named).collect()
 }
 
 /// The ids that the names stand for, each once, in the catalog's order for `all`.
@@ -82,7 +90,7 @@ fn formats(format: FormatArg, packer: PackerArg) -> Vec<Format> {
     }
 }
 
-/// Only one text can go to stdout; which files it needs beside it is said on stderr.
+/// Only one text can go to stdout; which files are needed beside it is said on stderr.
 fn to_stdout(rendered: &[(&str, File)], format: FormatArg) -> Result<()> {
     let distributions: BTreeSet<&str> = rendered.iter().map(|(id, _)| *id).collect();
     if format == FormatArg::All || distributions.len() > 1 {
@@ -90,36 +98,44 @@ fn to_stdout(rendered: &[(&str, File)], format: FormatArg) -> Result<()> {
     }
     let Some((_, first)) = rendered.first() else { return Ok(()) };
     if format == FormatArg::Packer {
-        report::say("note: image.pkr.hcl is used with install.sh beside it; --out DIR writes everything that it needs");
+        terminal::message(
+            "note: image.pkr.hcl is used with install.sh beside it; --out DIR writes everything that it needs",
+        );
     }
-    report::data(first.text.as_bytes())
+    if format == FormatArg::CloudInit {
+        terminal::message("note: EC2 is given user-data.yaml.gz, the same compressed; --out DIR writes both");
+    }
+    terminal::data(first.text.as_bytes())
 }
 
 fn write(targets: &[(PathBuf, &File)]) -> Result<()> {
     for (path, file) in targets {
         files::make_folder(path.parent().unwrap_or(Path::new(".")))?;
-        files::write(path, file.text.as_bytes(), if file.executable { 0o755 } else { 0o644 })?;
-        report::say(&format!("wrote {}", path.display()));
+        files::write(path, file.bytes(), if file.executable { 0o755 } else { 0o644 })?;
+        terminal::message(&format!("wrote {}", path.display()));
     }
     Ok(())
 }
 
-/// Shows a unified diff for each file that is missing or differs.
+/// Shows how each file that is missing or differs does: text as a unified diff, bytes by their number.
 fn check(targets: &[(PathBuf, &File)]) -> Result<()> {
     let mut stale = 0;
     for (path, file) in targets {
-        let found = match files::read_if_there(path, "rendered file")? {
-            Some(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            None => String::new(),
-        };
-        if found != file.text {
-            stale += 1;
-            let name = path.display().to_string();
-            let diff = TextDiff::from_lines(found.as_str(), file.text.as_str());
-            report::data(
-                diff.unified_diff().header(&name, &format!("{name} (as rendered now)")).to_string().as_bytes(),
-            )?;
+        let found = files::read_if_there(path, "rendered file")?;
+        if found.as_deref() == Some(file.bytes()) {
+            continue;
         }
+        stale += 1;
+        let name = path.display().to_string();
+        if file.compressed.is_some() {
+            let there = found.map_or("is missing".to_owned(), |found| format!("differs: {} bytes", found.len()));
+            terminal::lines([format!("{name} {there}, {} bytes as rendered now", file.bytes().len())])?;
+            continue;
+        }
+        let found = String::from_utf8_lossy(found.as_deref().unwrap_or_default()).into_owned();
+        let diff = TextDiff::from_lines(found.as_str(), file.text.as_str());
+        let diff = diff.unified_diff().header(&name, &format!("{name} (as rendered now)")).to_string();
+        terminal::lines(diff.trim_end_matches('\n').split('\n'))?;
     }
     match stale {
         0 => Ok(()),

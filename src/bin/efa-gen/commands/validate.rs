@@ -1,5 +1,4 @@
-//! Owns `efa-gen validate`: reads logs or has tests made, has them judged, tells the verdict. Knows nothing of the logs'
-//! grammar, nor of how a test goes.
+//! Owns `efa-gen validate`: reads logs or has tests made, has them judged, tells the verdict.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -7,19 +6,27 @@ use std::path::Path;
 
 use efa_gen::catalog::Catalog;
 use efa_gen::catalog::instance_type::InstanceType;
-use efa_gen::cluster::pairs::Matrix;
 use efa_gen::error::{Class, Error, Result};
-use efa_gen::nccl::{Expect, Finding, Outcome, Reader, Report, Verdict, Weight, judge, size};
-use efa_gen::render::report::{self as page, Run};
+use efa_gen::nccl::output::chart::NamedReport;
+use efa_gen::nccl::output::facts::{ends, facts};
+use efa_gen::nccl::output::html::html;
+use efa_gen::nccl::output::junit::junit;
+use efa_gen::nccl::pairs::Matrix;
+use efa_gen::nccl::{Expect, Finding, Outcome, Reader, Report, Severity, Verdict, judge};
+use efa_gen::text::size;
 use serde::Serialize;
 
 use super::account;
+use super::cluster::open::open;
 use super::list;
 use crate::cli::OutputArg;
 use crate::cli::cloud::AccountArgs;
 use crate::cli::validate::ValidateArgs;
-use crate::{cluster, events::Screen, signals::on_signals, validate};
-use crate::{files, report};
+use crate::cluster::nodes::Cluster;
+use crate::io::events::Reporter;
+use crate::io::signals::on_signals;
+use crate::io::{files, terminal};
+use crate::nccl_test;
 
 /// Bytes that are read at once: few enough to stay in the cache between the kernel and the parser.
 const PIECE: usize = 64 << 10;
@@ -28,7 +35,7 @@ const PIECE: usize = 64 << 10;
 const HOSTS_SHOWN: usize = 32;
 
 /// A run that is shown; without a verdict it is only drawn beside the others.
-struct Shown {
+struct LoadedLog {
     /// Its log's name.
     name: String,
     report: Report,
@@ -39,7 +46,7 @@ pub fn run(args: &ValidateArgs) -> Result<()> {
     let catalog = Catalog::embedded()?;
     let instance_type = args.instance_type.as_deref().map(|name| catalog.instance_type(name)).transpose()?;
     if args.test.slurm {
-        return report::data(validate::prepare::job(args, &catalog, instance_type)?.as_bytes());
+        return terminal::data(nccl_test::prepare::job(args, &catalog, instance_type)?.as_bytes());
     }
     if args.log.is_empty() {
         let (instance_type, shown, pairs) = test(args, &catalog, instance_type)?;
@@ -49,14 +56,14 @@ pub fn run(args: &ValidateArgs) -> Result<()> {
 }
 
 /// The logs of the command line, the first one judged.
-fn logs(args: &ValidateArgs, catalog: &Catalog, instance_type: Option<&InstanceType>) -> Result<Vec<Shown>> {
+fn logs(args: &ValidateArgs, catalog: &Catalog, instance_type: Option<&InstanceType>) -> Result<Vec<LoadedLog>> {
     let hosts = args.hosts.unwrap_or(Expect::default().hosts);
     let expect = Expect { instance_type, bars: &catalog.bars, hosts, min_busbw: args.min_busbw, ..Expect::default() };
     let shown = args.log.iter().enumerate().map(|(at, path)| {
         // The exit status is that of the run that is judged.
         let report = read(path, args.exit_status.filter(|_| at == 0))?;
         let verdict = (at == 0).then(|| judge(&report, &expect));
-        Ok(Shown { name: path.display().to_string(), report, verdict })
+        Ok(LoadedLog { name: path.display().to_string(), report, verdict })
     });
     shown.collect()
 }
@@ -66,25 +73,25 @@ fn test<'a>(
     args: &ValidateArgs,
     catalog: &'a Catalog,
     instance_type: Option<&'a InstanceType>,
-) -> Result<(Option<&'a InstanceType>, Vec<Shown>, Option<Matrix>)> {
-    let talk = Screen::new(args.output, false).talk("validate");
+) -> Result<(Option<&'a InstanceType>, Vec<LoadedLog>, Option<Matrix>)> {
+    let events = Reporter::new(args.output.into(), false).events("validate");
     let made = account::block_on(async {
         let cluster = match &args.test.cluster {
             Some(name) => {
                 let account = AccountArgs { region: args.test.region.clone(), profile: args.test.profile.clone() };
-                Some(cluster::open(&account, name).await?)
+                Some(open(&account, name).await?)
             }
             None => None,
         };
         // Known by name at least: the API, not the catalog, said what can be launched.
-        let of_cluster = |cluster: &cluster::Cluster| catalog.instance_type(&cluster.record.kind).ok();
+        let of_cluster = |cluster: &Cluster| catalog.instance_type(&cluster.record.instance_type).ok();
         let instance_type = instance_type.or_else(|| cluster.as_ref().and_then(of_cluster));
-        let order = validate::prepare::order(args, catalog, instance_type, cluster.as_ref(), &talk).await?;
-        Ok((instance_type, validate::make(&order, &talk, &on_signals()?).await?))
+        let spec = nccl_test::prepare::spec(args, catalog, instance_type, cluster.as_ref(), &events).await?;
+        Ok((instance_type, nccl_test::make(&spec, &events, &on_signals()?).await?))
     });
-    talk.done();
+    events.done();
     let (instance_type, made) = made?;
-    let shown = |ran: validate::Ran| Shown {
+    let shown = |ran: nccl_test::TestRun| LoadedLog {
         name: ran.log.display().to_string(),
         report: ran.report,
         verdict: Some(ran.verdict),
@@ -96,24 +103,25 @@ fn test<'a>(
 fn show(
     args: &ValidateArgs,
     instance_type: Option<&InstanceType>,
-    mut shown: Vec<Shown>,
+    mut shown: Vec<LoadedLog>,
     pairs: Option<&Matrix>,
 ) -> Result<()> {
-    let passed = |shown: &Shown| shown.verdict.as_ref().is_none_or(|verdict| verdict.outcome == Outcome::Pass);
-    let told = shown.iter().position(|run| !passed(run)).unwrap_or(0);
-    shown[..=told].rotate_right(1);
+    let passed = |shown: &LoadedLog| shown.verdict.as_ref().is_none_or(|verdict| verdict.outcome == Outcome::Pass);
+    let first = shown.iter().position(|run| !passed(run)).unwrap_or(0);
+    shown[..=first].rotate_right(1);
     let (names, judged): (Vec<&str>, Vec<(&str, &Verdict)>) = (
         shown.iter().map(|run| run.name.as_str()).collect(),
         shown.iter().filter_map(|run| Some((run.name.as_str(), run.verdict.as_ref()?))).collect(),
     );
     let Some((_, verdict)) = judged.first() else { return Err(Error::new(Class::Usage, "no log is given")) };
     let first = &shown[0].report;
-    let runs: Vec<Run> = names.iter().zip(&shown).map(|(name, run)| Run { name, report: &run.report }).collect();
+    let runs: Vec<NamedReport> =
+        names.iter().zip(&shown).map(|(name, run)| NamedReport { name, report: &run.report }).collect();
     if let Some(path) = &args.html {
-        files::write(path, page::html(&runs, verdict, instance_type, pairs)?.as_bytes(), 0o644)?;
+        files::write(path, html(&runs, verdict, instance_type, pairs)?.as_bytes(), 0o644)?;
     }
     if let Some(path) = &args.junit {
-        files::write(path, page::junit(&judged)?.as_bytes(), 0o644)?;
+        files::write(path, junit(&judged)?.as_bytes(), 0o644)?;
     }
     match args.output {
         OutputArg::Human => {
@@ -123,15 +131,15 @@ fn show(
         }
         OutputArg::Json => {
             let runs = judged.iter().map(|(log, verdict)| Judged { log, verdict }).collect();
-            list::json(&Told { verdict, report: first, runs, pairs })?;
+            list::json(&JsonOutput { verdict, report: first, runs, pairs })?;
         }
     }
-    tell(verdict)
+    print_verdict(verdict)
 }
 
 /// What `--output json` gives: the verdict that is told, its run, every verdict, and the pairs that were tested because of it.
 #[derive(Serialize)]
-struct Told<'a> {
+struct JsonOutput<'a> {
     verdict: &'a Verdict,
     report: &'a Report,
     runs: Vec<Judged<'a>>,
@@ -145,12 +153,12 @@ struct Judged<'a> {
 }
 
 /// The verdicts on several runs, one line each.
-fn others(shown: &[Shown]) -> Result<()> {
+fn others(shown: &[LoadedLog]) -> Result<()> {
     let judged: Vec<_> = shown.iter().filter_map(|run| Some((run, run.verdict.as_ref()?))).collect();
     if judged.len() < 2 {
         return Ok(());
     }
-    report::data(b"\n")?;
+    terminal::lines([""])?;
     let rows = judged.into_iter().map(|(run, verdict)| {
         let last = run.report.last.as_ref().map_or("-".into(), |last| format!("{:.2}", last.out_of_place));
         let test = run.report.collective.clone().unwrap_or_default();
@@ -170,7 +178,7 @@ fn read(path: &Path, exit_status: Option<i32>) -> Result<Report> {
             Ok(length) => reader.feed(&piece[..length]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
-                return Err(Error::new(Class::Io, format!("could not read log {}", path.display())).because(error));
+                return Err(Error::new(Class::Io, format!("could not read log {}", path.display())).with_source(error));
             }
         }
     }
@@ -178,7 +186,7 @@ fn read(path: &Path, exit_status: Option<i32>) -> Result<Report> {
 
 /// The pairs, by host, and every one of them where they are few.
 fn matrix(matrix: &Matrix) -> Result<()> {
-    report::data(format!("\n pairs, busbw GB/s at {}\n", size(matrix.size)).as_bytes())?;
+    terminal::lines(["".to_owned(), format!(" pairs, busbw GB/s at {}", size(matrix.size))])?;
     let number = |figure: f64| format!("{figure:.2}");
     let rows = matrix.hosts.iter().enumerate().map(|(at, host)| {
         let figures = [host.median, host.lowest, host.highest].map(number);
@@ -188,20 +196,18 @@ fn matrix(matrix: &Matrix) -> Result<()> {
     });
     list::table(["", "host", "name", "pairs", "median", "lowest", "highest", "remark"], rows)?;
     let cells = matrix.cells();
-    let line = |cells: &[String]| cells.iter().map(|cell| format!("{cell:>7}")).collect::<String>() + "\n";
+    let line = |cells: &[String]| cells.iter().map(|cell| format!("{cell:>7}")).collect::<String>();
     let numbers: Vec<String> = (0..cells.len()).map(|at| at.to_string()).collect();
-    let mut text = String::new();
+    let mut lines = Vec::new();
     if !cells.is_empty() {
-        text += &format!("\n    {}", line(&numbers));
+        lines.extend([String::new(), format!("    {}", line(&numbers))]);
     }
-    for (at, row) in cells.iter().enumerate() {
-        text += &format!("{at:>4}{}", line(row));
-    }
-    report::data(text.as_bytes())
+    lines.extend(cells.iter().enumerate().map(|(at, row)| format!("{at:>4}{}", line(row))));
+    terminal::lines(lines)
 }
 
 /// The exit code that the verdict comes to.
-fn tell(verdict: &Verdict) -> Result<()> {
+fn print_verdict(verdict: &Verdict) -> Result<()> {
     let hint = verdict.findings.first().map_or("", |finding| &finding.to_do);
     match verdict.outcome {
         Outcome::Pass => Ok(()),
@@ -215,24 +221,22 @@ fn tell(verdict: &Verdict) -> Result<()> {
 }
 
 fn human(run: &Report, verdict: &Verdict) -> Result<()> {
-    let mut text = format!("EFA-GEN VERDICT: {}: {}\n", verdict.outcome.word(), verdict.sentence);
+    let mut lines = vec![format!("EFA-GEN VERDICT: {}: {}", verdict.outcome.word(), verdict.sentence)];
     for finding in &verdict.findings {
-        let Finding { check, weight, what, to_do } = finding;
-        let word = match weight {
-            Weight::Failure => "FAIL   ",
-            Weight::Missing => "MISSING",
-            Weight::Warning => "WARNING",
+        let Finding { check, severity, what, to_do } = finding;
+        let word = match severity {
+            Severity::Failure => "FAIL   ",
+            Severity::Missing => "MISSING",
+            Severity::Warning => "WARNING",
         };
-        text += &format!("{word}  {}: {what}\n         to do: {to_do}\n", check.failure());
+        lines.extend([format!("{word}  {}: {what}", check.failure()), format!("         to do: {to_do}")]);
     }
-    for note in &verdict.notes {
-        text += &format!("note     {note}\n");
-    }
-    report::data(text.as_bytes())?;
-    let facts = page::facts(run, verdict);
+    lines.extend(verdict.notes.iter().map(|note| format!("note     {note}")));
+    terminal::lines(lines)?;
+    let facts = facts(run, verdict);
     list::table(["", ""], facts.into_iter().map(|(name, value)| [name.to_owned(), value]))?;
     if !run.rows.is_empty() {
-        report::data(b"\n")?;
+        terminal::lines([""])?;
         let busbw = |timing: Option<f64>| timing.map_or("-".to_owned(), |busbw| format!("{busbw:.2}"));
         let rows = run.rows.iter().map(|row| {
             let in_place = row.in_place.as_ref().map(|timing| timing.busbw);
@@ -264,16 +268,16 @@ fn hosts(run: &Report) -> Result<()> {
             }
         }
     }
-    report::data(b"\n")?;
+    terminal::lines([""])?;
     let rows = order.iter().take(HOSTS_SHOWN).filter_map(|host| lines.get(host).map(|line| (host, line))).map(
         |(host, [ranks, providers, nics, networks, gdr, _])| {
-            let of = format!("{} ({})", ranks.len(), page::ends(ranks));
-            [(*host).to_owned(), of, providers.join(", "), nics.join(", "), networks.join(", "), page::ends(gdr)]
+            let of = format!("{} ({})", ranks.len(), ends(ranks));
+            [(*host).to_owned(), of, providers.join(", "), nics.join(", "), networks.join(", "), ends(gdr)]
         },
     );
     list::table(["host", "ranks", "provider", "NICs", "network", "GPUDirect channels"], rows)?;
     if order.len() > HOSTS_SHOWN {
-        report::data(format!("and {} more hosts\n", order.len() - HOSTS_SHOWN).as_bytes())?;
+        terminal::lines([format!("and {} more hosts", order.len() - HOSTS_SHOWN)])?;
     }
     Ok(())
 }

@@ -10,6 +10,18 @@ options=$(getopt -o :dnuylkmg --long yes,uninstall,debug-packages,no-verify,skip
 case " $options " in *" -y "* | *" --yes "*) ;; *) echo "Error: the stand-in answers no questions, give -y" >&2; exit 1 ;; esac
 [ ! -e /etc/rehearsal-installer-fails ] || { echo "Error: failed to install rdma-core" >&2; exit 1; }
 
+# Every package is looked at before any is installed (AWS EC2 User Guide, "Get started with EFA and NCCL", 2026: .deb by gpg). Where
+# the real one has a package's signature it does not say; here it lies beside the package, and the key stays in gpg's keyring.
+case " $options " in
+  *" --check-signatures "*)
+    [ -s "${EFA_INSTALLER_KEY:-}" ] || { echo "Error: EFA_INSTALLER_KEY names no key" >&2; exit 1; }
+    gpg --batch --quiet --import "$EFA_INSTALLER_KEY" || { echo "Error: $EFA_INSTALLER_KEY is not a key" >&2; exit 1; }
+    for package in DEBS/*.deb; do
+      gpg --batch --quiet --verify "$package.sig" "$package" || { echo "Error: the signature of $package is not good" >&2; exit 1; }
+    done
+    ;;
+esac
+
 kernel=$(uname -r)
 echo "= Starting Amazon Elastic Fabric Adapter Installation Script ="
 echo "= EFA Installer Version: $EFA_INSTALLER_VERSION ="

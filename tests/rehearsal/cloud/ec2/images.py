@@ -22,7 +22,8 @@ from cloud.ec2.core import IMAGE_SECONDS, Cloud, iso, moment, refusal, tag_list
 
 LIGHT = "rehearsal-light"
 LIGHT_TAGS = {
-    "efa-gen:version": "0.1.0", "efa-gen:distribution": "debian12", "efa-gen:stack": "rehearsal",
+    "Name": LIGHT, "efa-gen:run": "20260101-000000-5ea1", "efa-gen:version": "0.1.0",
+    "efa-gen:distribution": "debian12", "efa-gen:stack": "rehearsal",
     "efa-gen:plan": "0" * 64, "efa-gen:state": "published", "efa-gen:base-name": LIGHT,
 }
 CATALOGUE: list[dict[str, Any]] = json.loads((Path(__file__).parent / "amis.json").read_text(encoding="utf-8"))

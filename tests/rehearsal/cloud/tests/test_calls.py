@@ -63,6 +63,10 @@ class Api(http.server.BaseHTTPRequestHandler):
         pass
 
 
+# Seconds. A compiler may be at work beside these tests.
+PATIENCE = 300
+
+
 class Server(http.server.ThreadingHTTPServer):
     request_queue_size = 512
 
@@ -85,14 +89,16 @@ class Calls(unittest.TestCase):
         upstream = f"http://127.0.0.1:{self.api.server_port}"
         record = os.path.join(self.folder.name, "record")
         line = [os.path.join(HERE, "..", "..", "calls.py"), "--upstream", upstream, "--record", record]
-        return subprocess.Popen([*line, *options, "--", *command], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([*line, *options, "--", *command], stdout=subprocess.PIPE, text=True)
+        self.addCleanup(process.kill)
+        return process
 
     def run_client(
         self, *options: str, attempts: int = 1, calls: Sequence[str] = ("DescribeVpcs",)
     ) -> tuple[int, list[str], list[dict[str, Any]]]:
         """The exit code, what came of each attempt, and the record."""
         process = self.start(*options, command=[sys.executable, "-c", CLIENT, str(attempts), *calls])
-        said = process.communicate(timeout=30)[0].splitlines()
+        said = process.communicate(timeout=PATIENCE)[0].splitlines()
         with open(os.path.join(self.folder.name, "record"), encoding="utf-8") as file:
             return process.returncode, said, [json.loads(line) for line in file]
 
@@ -186,13 +192,13 @@ class Calls(unittest.TestCase):
                  "ask = lambda n: u.urlopen(u.Request(url, f'Action=A{n}'.encode())).status\n" \
                  "sys.exit(set(P(256).map(ask, range(512))) != {200})"
         process = self.start(command=[sys.executable, "-c", client])
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         self.assertEqual((process.returncode, len(self.api.asked)), (0, 512))
 
     def test_the_commands_own_end(self) -> None:
         for words, code in (("exit 3", 3), ("kill -TERM $$", 143)):
             process = self.start(command=["sh", "-c", words])
-            process.communicate(timeout=30)
+            process.communicate(timeout=PATIENCE)
             self.assertEqual(process.returncode, code)
         traps = "trap 'exit 6' INT; trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done"
         for number, words in (("INT", "6"), ("TERM", "7")):
@@ -201,7 +207,7 @@ class Calls(unittest.TestCase):
             process.stdout.readline()
             time.sleep(0.2)
             subprocess.run(["kill", f"-{number}", str(process.pid)], check=True)
-            process.communicate(timeout=30)
+            process.communicate(timeout=PATIENCE)
             self.assertEqual(process.returncode, int(words))
 
 

@@ -90,11 +90,11 @@ class Catalogue(Ec2Test):
         }.items():
             with self.subTest(name):
                 self.assertEqual(count(name, value), everything)
-        self.assertEqual(count("platform-details", "Red Hat*"), 6)
+        self.assertEqual(count("platform-details", "Red Hat*"), 8)
         self.assertEqual(count("imds-support", "v2.0"), 2)
-        self.assertEqual(count("block-device-mapping.volume-size", "10"), 6)
+        self.assertEqual(count("block-device-mapping.volume-size", "10"), 8)
         self.assertEqual(count("name", "RHEL-7.?_HVM_GA*"), 2)
-        self.assertEqual(count("creation-date", "2019-*"), 3)
+        self.assertEqual(count("creation-date", "2019-*"), 4)
         for name, value in {
             "source-image-id": NO_IMAGE, "ena-support": "false", "name": "rhel-7*", "owner-alias": "self",
             "state": "pending", "tag:Name": "x", "tag-key": "x", "architecture": "arm64",

@@ -27,7 +27,8 @@ ID_LIKE="rhel fedora"
 VERSION_ID="7"
 PRETTY_NAME="CentOS Linux 7 (Core)"
 TEXT
-  yum_conf installonly_limit=5 distroverpkg=centos-release '' \
+  speak_https vault.centos.org archive.kernel.org
+  yum_conf installonly_limit=5 distroverpkg=centos-release sslcacert=/srv/tls/cert.pem '' \
     "#  This is the default, if you make this bigger yum won't see if the metadata" \
     '# is newer on the remote and so you'\''ll "gain" the bandwidth of not having to'
   { section base Base os
@@ -47,7 +48,7 @@ TEXT
 }
 
 trees() {
-  tree vault.centos.org/centos/7/os/x86_64 plan kernel:1 base:1
-  tree vault.centos.org/centos/7/updates/x86_64 kernel:2 base:2
-  tree vault.centos.org/centos/7/extras/x86_64
+  tree vault.centos.org/7.9.2009/os/x86_64 plan kernel:1 base:1
+  tree vault.centos.org/7.9.2009/updates/x86_64 kernel:2 base:2
+  tree vault.centos.org/7.9.2009/extras/x86_64
 }

@@ -38,8 +38,37 @@ VERSION_ID="7.$MINOR"
 TEXT
   yum_conf installonly_limit=3 '' '# PUT YOUR REPOS HERE OR IN separate files named file.repo' '# in /etc/yum.repos.d'
   cp /srv/pool/keys/ours.asc /etc/pki/rpm-gpg/RPM-GPG-KEY-redhat-release
-  rhui_repositories | file /etc/yum.repos.d/redhat-rhui.repo
-  client_repository | file /etc/yum.repos.d/redhat-rhui-client-config.repo
+}
+
+# The repositories that the image's client brought.
+old_repositories() { rhui_repositories; }
+
+build_client() { # VERSION FUNCTION
+  mkdir -p /tmp/client/etc/yum.repos.d
+  "$2" >/tmp/client/etc/yum.repos.d/redhat-rhui.repo
+  client_repository >/tmp/client/etc/yum.repos.d/redhat-rhui-client-config.repo
+  cat >/tmp/client.spec <<SPEC
+Name: rh-amazon-rhui-client
+Version: $1
+Release: 1
+Summary: stand-in
+License: MIT
+BuildArch: noarch
+%description
+.
+%install
+cp -r /tmp/client/. %{buildroot}/
+%files
+/etc/yum.repos.d/*.repo
+SPEC
+  rpm_build /srv/pool/ours /tmp/client.spec
+  rpm_sign ours "/srv/pool/ours/rh-amazon-rhui-client-$1-1.noarch.rpm"
+}
+
+build_more() {
+  build_client 2.2.124 old_repositories
+  build_client 3.0.36 rhui_repositories
+  rpm --install /srv/pool/ours/rh-amazon-rhui-client-2.2.124-1.noarch.rpm
 }
 
 # RHUI answers with the address of a content delivery server.
@@ -54,7 +83,5 @@ trees() {
   rhui_tree "$server/7.$MINOR/x86_64/optional/os" optional
   rhui_tree "$server/7Server/x86_64/os" plan kernel:1 base:1 kernel:2 base:2 kernel:3 base:9
   rhui_tree "$server/7Server/x86_64/optional/os" optional
-  # shellcheck disable=SC2086 # a package or none
-  rhui_tree protected/rhui-client-config/rhel/server/7/x86_64/os $CLIENT
+  rhui_tree protected/rhui-client-config/rhel/server/7/x86_64/os rh-amazon-rhui-client-3.0.36-1.noarch.rpm
 }
-CLIENT=''

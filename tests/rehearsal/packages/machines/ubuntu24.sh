@@ -5,3 +5,6 @@ ID=24.04
 KERNELS="6.8.0-1008-aws 6.8.0-1021-aws 6.8.0-1022-aws"
 KEYRING=/usr/share/keyrings/ubuntu-archive-keyring.gpg
 . /rehearsal/machines/ubuntu.sh
+# This image follows another series of kernels than Canonical's own ones.
+METAS="linux-image-aws-6.8 linux-headers-aws-6.8 linux-aws-6.8"
+IMAGE_METAS=$METAS

@@ -1,119 +1,127 @@
-//! Owns a build's end: what it has made is removed, or kept where that is asked for, and what is left is told. Knows nothing
-//! of how it went.
+//! Owns a build's end: what it has made is removed, or kept where that is asked for, and what is left is told.
 
 use std::io::{BufRead, IsTerminal};
 
 use efa_gen::error::{Class, Error, Result};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
-use crate::build::run::{Folder, UNTESTED};
-use crate::build::{Built, sweep};
+use crate::aws::model::Resource;
 use crate::cli::cloud::{BuildArgs, OnError};
-use crate::ec2::Aws;
-use crate::ec2::model::Thing;
-use crate::events::Talk;
-use crate::report;
+use crate::image::build::Built;
+use crate::io::events::EventSink;
+use crate::io::terminal;
+use crate::run::cleanup;
+use crate::run::cleanup::{Cleanup, clean_up};
+use crate::run::context::RunContext;
+use crate::run::state::{RunState, UNTESTED};
 
 /// Removes what the run has made, unless it is to be kept; a second signal leaves it and says what is left.
 pub async fn finish(
-    aws: &Aws,
+    run: &RunContext<'_>,
     args: &BuildArgs,
-    folder: &Folder,
-    talk: &Talk,
     mut stop: watch::Receiver<u32>,
-    (built, asking): (Result<Built>, &Mutex<()>),
+    built: Result<Built>,
 ) -> Result<Built> {
+    let RunContext { aws, state, events, launch_in_flight } = run;
     let class = built.as_ref().err().map(Error::class);
     // An image that nothing is known against, and its snapshots.
     let untested: Vec<String> = match class {
         None | Some(Class::Interrupted) => Vec::new(),
-        Some(_) => folder.read(UNTESTED)?.unwrap_or_default(),
+        Some(_) => state.read(UNTESTED)?.unwrap_or_default(),
     };
     if let Some(class) = class
-        && stays(args, folder, talk, &mut stop, class, &untested).await?
+        && keeps_everything(args, state, events, &mut stop, class, &untested).await?
     {
         return built;
     }
-    talk.step("Remove what the run has made");
-    let rest = format!("efa-gen sweep --run {} --yes removes", folder.run);
-    if !sweep::answered(asking, &mut stop, talk, &rest).await {
+    events.step("Remove what the run has made");
+    let rest = format!("efa-gen sweep --run {} --yes removes", state.run);
+    if !cleanup::wait_for_launch(launch_in_flight, &mut stop, events, &rest).await {
         return built;
     }
-    let known = folder.known()?;
+    let known = match (state.known(), &built) {
+        (Ok(known), _) => known,
+        (Err(error), Ok(_)) => return Err(error),
+        (Err(error), Err(_)) => {
+            events.note(format!("{error}: {rest} what it can prove"));
+            return built;
+        }
+    };
     // Copies that were begun lie in other regions.
     let also: &[String] = if built.is_err() { &args.publish.copy_to } else { &[] };
     let places = built.iter().flat_map(|built| &built.copies);
     let done =
         places.flat_map(|place| place.snapshots.iter().chain([&place.image])).chain(&untested).cloned().collect();
-    let left = sweep::undo(aws, &folder.run, also, &known, done, talk, Some(&mut stop)).await;
-    let left: Vec<Thing> = match (left, &built) {
+    let of_run = Cleanup { aws, run: &state.run, cluster: None, events, regions: also, known: &known, keep: done };
+    let left = clean_up(of_run, Some(&mut stop)).await;
+    let left: Vec<Resource> = match (left, &built) {
         (Ok(left), _) => left,
         (Err(error), Ok(_)) => return Err(error.hint(format!("{rest} the rest"))),
         (Err(error), Err(_)) => {
-            talk.note(format!("{error}: {rest} the rest"));
+            events.note(format!("{error}: {rest} the rest"));
             return built;
         }
     };
-    if let Some(thing) = left.first() {
-        let message = format!("{} {} and {} more are still there", thing.kind.name(), thing.id, left.len() - 1);
+    if let Some(resource) = left.first() {
+        let message = format!("{} {} and {} more are still there", resource.kind.name(), resource.id, left.len() - 1);
         let error = Error::new(Class::Cloud, message).hint(format!("{rest} them"));
         return if built.is_ok() {
             Err(error)
         } else {
-            talk.note(error.to_string());
+            events.note(error.to_string());
             built
         };
     }
     // What is kept is gone on with by what the folder holds.
     if untested.is_empty() {
-        folder.forget_secrets()?;
+        state.forget_secrets()?;
     }
     built
 }
 
 /// Whether everything that a failure has left stays, to be looked at. Says how to go on with it, and with the image that stays
 /// in any case.
-async fn stays(
+async fn keeps_everything(
     args: &BuildArgs,
-    folder: &Folder,
-    talk: &Talk,
+    state: &RunState,
+    events: &EventSink,
     stop: &mut watch::Receiver<u32>,
     class: Class,
     untested: &[String],
 ) -> Result<bool> {
-    let how = format!("go on with --resume {0}, remove it with efa-gen sweep --run {0} --yes", folder.run);
+    let how = format!("go on with --resume {0}, remove it with efa-gen sweep --run {0} --yes", state.run);
     if let Some(image) = untested.first() {
-        talk.note(format!("image {image} is kept, untested: {how}"));
+        events.note(format!("image {image} is kept, untested: {how}"));
     }
     let stays = match args.on_error.unwrap_or(OnError::Cleanup) {
         OnError::Ask if class == Class::Interrupted => false,
         // Its builder has gone: there is nothing to look at.
         OnError::Ask if !untested.is_empty() => false,
         on_error => tokio::select! {
-            keep = keeps(on_error, talk) => keep,
+            keep = keeps(on_error, events) => keep,
             _ = stop.changed() => false,
         },
     };
     if stays {
-        talk.note(format!("everything is kept: {how}"));
-        if let Some(login) = folder.login()? {
-            talk.note(format!("log in with: {login}"));
+        events.note(format!("everything is kept: {how}"));
+        if let Some(login) = state.login()? {
+            events.note(format!("log in with: {login}"));
         }
     }
     Ok(stays)
 }
 
 /// Only a person at a terminal can be asked.
-async fn keeps(on_error: OnError, talk: &Talk) -> bool {
+async fn keeps(on_error: OnError, events: &EventSink) -> bool {
     match on_error {
         OnError::Keep => true,
         OnError::Cleanup => false,
         OnError::Ask if !std::io::stdin().is_terminal() => {
-            talk.note("nobody can be asked here, so everything is removed");
+            events.note("nobody can be asked here, so everything is removed");
             false
         }
         OnError::Ask => {
-            report::say("The build failed. Keep the builder to look at it? [y/N]");
+            terminal::message("The build failed. Keep the builder to look at it? [y/N]");
             let answer = tokio::task::spawn_blocking(|| {
                 let mut answer = String::new();
                 std::io::stdin().lock().read_line(&mut answer).map(|_| answer)

@@ -1,0 +1,78 @@
+//! Owns the check of the bandwidth: which bar a run is judged by, and whether it reaches it.
+
+use crate::catalog::bar::BarQuery;
+use crate::nccl::judge::verdict::{Check, Expect, Findings};
+use crate::nccl::log::report::Report;
+use crate::text::size;
+
+const SLOW_HOST: &str = "find the slow host by testing pairs of hosts; check the placement group, the number of EFAs and NCCL's \
+                    environment";
+
+pub(crate) fn bandwidth(found: &mut Findings, report: &Report, expect: &Expect) {
+    let check = Check::TooSlow;
+    if let Some(bar) = expect.min_busbw {
+        let Some(row) = report.rows.last() else {
+            found.skip(check);
+            return;
+        };
+        found.bar = Some((bar, row.size));
+        // No comparison with NaN holds.
+        if row.worst_busbw().is_nan() || row.worst_busbw() < bar {
+            found.fail(check, below(row.worst_busbw(), bar, row.size, "--min-busbw"), SLOW_HOST);
+        }
+        return;
+    }
+    let Some(instance_type) = expect.instance_type else {
+        found.notes.push("bandwidth is not judged: neither --instance-type nor --min-busbw is given".into());
+        found.skip(check);
+        return;
+    };
+    let run = BarQuery {
+        instance_type: &instance_type.name,
+        hosts: report.hosts.len() as u64,
+        gpus_per_host: report.gpus_per_host().unwrap_or(0),
+        nccl: report.versions.nccl.first().map(String::as_str),
+        plugin: report.versions.plugin.first().map(String::as_str),
+    };
+    let algorithm = report.environment.get("NCCL_ALGO");
+    let ring = algorithm.is_some_and(|algorithm| algorithm.eq_ignore_ascii_case("ring"));
+    let judged = report.is_all_reduce() && (ring || algorithm.is_none()) && !report.json;
+    let bar = expect.bars.iter().rev().find(|bar| judged && bar.fits(&run));
+    let Some(bar) = bar else {
+        let shape = format!("{} on {} hosts with {} GPUs each", instance_type.name, run.hosts, run.gpus_per_host);
+        found.notes.push(format!("bandwidth is not judged: no bar is known for {shape}; give one with --min-busbw"));
+        found.skip(check);
+        return;
+    };
+    found.bar = Some((bar.fail_below, bar.size));
+    if !bar.measured {
+        found.notes.push(format!("the bar of {} GB/s is unmeasured: {}", bar.fail_below, bar.source));
+    }
+    let Some(row) = report.rows.iter().rfind(|row| row.size == bar.size) else {
+        let what = format!("the bar for {} is at {}, and no row is of that size", instance_type.name, size(bar.size));
+        found.miss(check, what, format!("run it with -e {}, or give --min-busbw", bar.size));
+        return;
+    };
+    let busbw = row.worst_busbw();
+    if busbw.is_nan() || busbw < bar.fail_below {
+        found.fail(check, below(busbw, bar.fail_below, bar.size, &bar.source), SLOW_HOST);
+        return;
+    }
+    match &bar.free_choice {
+        // Worth knowing; what it depends on besides is not known well enough to fail a run by.
+        Some(free) if !ring && busbw < free.warn_below => {
+            let what = below(busbw, free.warn_below, bar.size, &free.source);
+            found.warn(check, format!("{what}; the log does not show NCCL_ALGO=Ring, which is slower"), SLOW_HOST);
+        }
+        Some(_) if !ring => {}
+        _ => {
+            if let Some(warn) = bar.warn_below.filter(|warn| busbw < *warn) {
+                found.warn(check, below(busbw, warn, bar.size, &bar.source), SLOW_HOST);
+            }
+        }
+    }
+}
+
+fn below(busbw: f64, bar: f64, at: u64, source: &str) -> String {
+    format!("{busbw:.2} GB/s at {} is below {bar} GB/s ({source})", size(at))
+}

@@ -1,0 +1,156 @@
+//! Owns the checks of the run itself: how it ended, whether the log is whole, its values, its hosts.
+
+use super::hints::{DEVICE, LIBRARY_PATH, WHOLE};
+use super::naming::{few, who};
+
+use crate::nccl::judge::verdict::{Check, Expect, Findings};
+use crate::nccl::log::evidence::ROWS;
+use crate::nccl::log::report::{End, Rank, Report};
+use crate::nccl::log::row::Preamble;
+use crate::text::size;
+
+/// How far the printed average may be from that of the rows, GB/s: half of the last printed digit, with room.
+const AVERAGE_TOLERANCE: f64 = 0.006;
+
+pub(crate) fn run(found: &mut Findings, report: &Report) {
+    let check = Check::RunFailed;
+    if report.exit_status == Some(124) {
+        let to_do = "look for the rank that printed nothing last, or give it more time";
+        found.fail(check, "it did not end in time (exit status 124)", to_do);
+    }
+    // What brought the failures about, where the ranks have told it before.
+    if report.row_count == 0 && !report.failures.is_empty() {
+        let failed = |rank: &Rank| rank.provider_error.is_some() && rank.providers.is_empty();
+        if report.ranks.iter().any(|rank| rank.plugin_missing) {
+            let ranks = who(report, |rank| rank.plugin_missing);
+            found.fail(check, format!("NCCL did not find the plugin on {ranks}"), LIBRARY_PATH);
+        } else if let Some(rank) = report.ranks.iter().find(|rank| failed(rank)) {
+            let text = rank.provider_error.as_deref().unwrap_or_default();
+            found.fail(check, format!("the plugin found no provider on {}: {text}", who(report, failed)), DEVICE);
+        }
+    }
+    for failure in &report.failures {
+        let again = if failure.count > 1 { format!(" ({} times)", failure.count) } else { String::new() };
+        found.fail(check, format!("{}{again}", failure.line), failure.to_do);
+    }
+    if report.exit_status.is_none() {
+        found.notes.push("the exit status is not known (--exit-status)".into());
+    }
+    // After the texts, which say more.
+    if let Some(status) = report.exit_status.filter(|status| ![0, 124].contains(status)) {
+        found.fail(check, format!("exit status {status}"), "what the ranks printed last tells why");
+    }
+}
+
+pub(crate) fn complete(found: &mut Findings, report: &Report, expect: &Expect) {
+    let check = Check::Incomplete;
+    if report.end == End::Excerpt {
+        let what = if report.row_count == 0 {
+            "the log holds no result of nccl-tests"
+        } else {
+            "the log is an excerpt: its beginning, which says what was to be measured, is missing"
+        };
+        found.miss(check, what, WHOLE);
+        return;
+    }
+    if report.runs > 1 {
+        let to_do =
+            "judge one run at a time; ranks that each start a run of their own come of nccl-tests built without MPI=1";
+        found.miss(check, format!("the log holds {} runs", report.runs), to_do);
+    }
+    let sizes = report.preamble.as_ref().and_then(Preamble::sizes);
+    let Some(last) = &report.last else {
+        found.fail(check, "no size was measured", "what the ranks printed last tells why");
+        return;
+    };
+    let wanted = expect.last_size.or(sizes.map(|(_, size)| size));
+    let slack = 16 * (report.rank_count() as u64).max(1);
+    if let Some(wanted) = wanted.filter(|wanted| last.size.saturating_add(slack) <= *wanted) {
+        let what = format!("it ends at {}, {} was asked for", size(last.size), size(wanted));
+        found.fail(check, what, "give it more time, or look for the rank that stopped");
+    } else if let Some((count, _)) = sizes.filter(|(count, _)| report.row_count < *count) {
+        found.fail(check, format!("{} of {count} rows are there", report.row_count), WHOLE);
+    }
+    if report.damaged_rows > 0 {
+        found.fail(check, format!("{} rows are cut or garbled", report.damaged_rows), WHOLE);
+    }
+    if report.out_of_bounds.is_none() || report.average_busbw.is_none() {
+        found.fail(check, "no summary: the run did not end, or the log was cut", WHOLE);
+    } else if report.end == End::Truncated && !found.findings.iter().any(|finding| finding.check == check) {
+        found.fail(check, "the line that concludes the test is missing", WHOLE);
+    }
+    if let (Some(printed), Some(rows)) = (report.average_busbw, report.average_of_rows)
+        && (printed - rows).abs() > AVERAGE_TOLERANCE.max(printed.abs() * 1e-5)
+    {
+        let what = format!(
+            "the summary's average, {printed}, is not that of the rows, {rows:.4}: rows are missing or changed"
+        );
+        found.miss(check, what, WHOLE);
+    }
+}
+
+pub(crate) fn values(found: &mut Findings, report: &Report) {
+    let check = Check::WrongResult;
+    let to_do = "do not use these hosts together until it is gone: test one pair of hosts after the other, and check the \
+                 GPUs (nvidia-smi -q -d ECC)";
+    if report.row_count == 0 {
+        found.skip(check);
+    }
+    if report.wrong_values > 0 {
+        let rows =
+            report.rows.iter().filter(|row| row.wrong() > 0).take(3).map(|row| size(row.size)).collect::<Vec<_>>();
+        found.fail(check, format!("{} wrong values, first at {}", report.wrong_values, rows.join(", ")), to_do);
+    }
+    if let Some((count, ok)) = report.out_of_bounds
+        && (count > 0 || !ok)
+    {
+        found.fail(check, format!("the summary counts {count} values out of bounds"), to_do);
+    }
+    // alltoall and others never check in place; a row that differs from the rest is another matter.
+    let all_in_place = report.unchecked_in_place == report.row_count && !report.is_all_reduce();
+    let unchecked = report.unchecked_rows.max(if all_in_place { 0 } else { report.unchecked_in_place });
+    if unchecked > 0 {
+        let what = format!("nobody checked the values of {unchecked} of {} rows", report.row_count);
+        found.miss(check, what, "run it with -c 1");
+    }
+}
+
+pub(crate) fn hosts(found: &mut Findings, report: &Report, expect: &Expect) {
+    let check = Check::NotANetworkTest;
+    let count = report.hosts.len() as u64;
+    if report.json || count == 0 {
+        let to_do = if report.json { "judge the text output" } else { WHOLE };
+        found.miss(check, "which hosts took part is not in the log", to_do);
+        return;
+    }
+    if report.ranks_unsound || report.too_many_ranks {
+        let what = if report.too_many_ranks {
+            "more ranks than can be told apart".to_owned()
+        } else {
+            format!("the {} Rank lines leave ranks out or contradict each other", report.rank_count())
+        };
+        found.miss(check, what, WHOLE);
+    }
+    let names = few(report.hosts.iter().map(String::as_str));
+    if count == 1 && expect.hosts > 1 {
+        let what = format!("only one host took part ({names}): its GPUs reach each other without a network");
+        found.fail(check, what, "start the ranks on two hosts or more (a hostfile with slots)");
+    } else if count < expect.hosts {
+        let what = format!("{count} hosts took part ({names}), {} were asked for", expect.hosts);
+        found.fail(check, what, "check the hostfile and its slots");
+    } else if count > expect.hosts && expect.hosts > 1 {
+        found.notes.push(format!("{count} hosts took part, at least {} were asked for", expect.hosts));
+    }
+}
+
+pub(crate) fn versions(found: &mut Findings, report: &Report) {
+    for (name, seen) in [("NCCL", &report.versions.nccl), ("the plugin", &report.versions.plugin)] {
+        if seen.len() > 1 {
+            let what = format!("ranks run different versions of {name}: {}", few(seen.iter().map(String::as_str)));
+            found.warn(Check::RunFailed, what, "install the same image on every host");
+        }
+    }
+    if report.row_count > ROWS as u64 {
+        found.notes.push(format!("{} rows; {ROWS} are kept", report.row_count));
+    }
+}

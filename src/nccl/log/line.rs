@@ -1,0 +1,95 @@
+//! Owns the shape of a log line: what launchers put before it, and who of NCCL's processes wrote it.
+//!
+//! Prefixes: none; `[1,0]<stdout>:` of `mpirun --tag-output`, with or without a blank after it; `0: ` of `srun -l`;
+//! `[pod/NAME/CONTAINER] ` of `kubectl logs --prefix`. NCCL: `HOST:PID:TID [DEV] NCCL INFO ...`; a warning has
+//! `FILE:LINE` before `NCCL WARN`, and from 2.28 on a date before it all and a function's signature, with blanks, for
+//! the file.
+
+use super::bytes::{behind, digits};
+
+/// How serious NCCL says that a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    Info,
+    Warn,
+}
+
+/// A line by one of NCCL's processes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NcclMessage<'a> {
+    /// `HOST:PID`.
+    pub process: &'a [u8],
+    pub level: Level,
+    pub text: &'a [u8],
+}
+
+/// The line without its end and without what a launcher put before it. Launchers can be nested.
+pub(crate) fn bare(mut line: &[u8]) -> &[u8] {
+    while let [rest @ .., b'\r'] = line {
+        line = rest;
+    }
+    for _ in 0..3 {
+        match without_prefix(line) {
+            Some(rest) => line = rest,
+            None => break,
+        }
+    }
+    line
+}
+
+fn without_prefix(line: &[u8]) -> Option<&[u8]> {
+    match line.first()? {
+        b'[' => {
+            let end = memchr::memchr(b']', &line[..line.len().min(512)])?;
+            let rest = &line[end + 1..];
+            if let Some(rest) = rest.strip_prefix(b"<std") {
+                let rest = rest.strip_prefix(b"out>:").or_else(|| rest.strip_prefix(b"err>:"))?;
+                // Before a row the blanks are the row's own, which does not mind; before NCCL's lines there is one.
+                return Some(rest.strip_prefix(b" ").unwrap_or(rest));
+            }
+            line.starts_with(b"[pod/").then(|| rest.strip_prefix(b" ")).flatten()
+        }
+        b'0'..=b'9' | b' ' => {
+            // `srun -l` pads the task's number with blanks.
+            let (_, rest) = digits(line.trim_ascii_start())?;
+            let rest = rest.strip_prefix(b":")?;
+            if rest.is_empty() { Some(rest) } else { rest.strip_prefix(b" ") }
+        }
+        _ => None,
+    }
+}
+
+/// The line as one of NCCL's, if it is one.
+pub(crate) fn message(line: &[u8]) -> Option<NcclMessage<'_>> {
+    let line = undated(line);
+    let host = memchr::memchr(b':', &line[..line.len().min(260)])?;
+    if host == 0 || line[..host].contains(&b' ') {
+        return None;
+    }
+    let (_, rest) = digits(&line[host + 1..])?;
+    let process = &line[..line.len() - rest.len()];
+    let (_, rest) = digits(rest.strip_prefix(b":")?)?;
+    let rest = rest.strip_prefix(b" ")?;
+    let rest = match rest.strip_prefix(b"[") {
+        Some(inner) => &inner[memchr::memchr(b']', &inner[..inner.len().min(12)])? + 1..],
+        None => rest,
+    };
+    let rest = rest.trim_ascii_start();
+    if let Some(text) = rest.strip_prefix(b"NCCL INFO ") {
+        return Some(NcclMessage { process, level: Level::Info, text });
+    }
+    let text = behind(rest, "NCCL WARN ")?;
+    Some(NcclMessage { process, level: Level::Warn, text })
+}
+
+/// Without `[2026-11-22 08:36:15] `.
+fn undated(line: &[u8]) -> &[u8] {
+    let Some(inner) = line.strip_prefix(b"[") else { return line };
+    let end = memchr::memchr(b']', &inner[..inner.len().min(64)]);
+    match end.map(|end| (&inner[..end], &inner[end + 1..])) {
+        Some((date, rest)) if date.first().is_some_and(u8::is_ascii_digit) && !date.contains(&b',') => {
+            rest.strip_prefix(b" ").unwrap_or(rest)
+        }
+        _ => line,
+    }
+}

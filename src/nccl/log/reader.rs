@@ -1,0 +1,190 @@
+//! Owns reading a log: bytes in pieces of any length -> lines -> evidence, in memory that does not grow with the log.
+
+use super::bytes::{after, digits, float, version};
+use super::evidence::Evidence;
+use super::failure;
+use super::json;
+use super::line::{bare, message};
+use super::message::{nccl_version, take};
+use super::row::{ColumnLayout, ParsedLine, Preamble, Row, rank, row};
+use crate::nccl::log::report::Report;
+use crate::text::clean;
+
+/// Longest line that is looked at, bytes; what is beyond it is skipped.
+const LINE: usize = 64 << 10;
+
+/// Largest JSON document that is read, bytes: some 4,000 ranks and rows.
+const DOCUMENT: usize = 8 << 20;
+
+/// Reads the output of an nccl-tests program, of whatever age, with NCCL's own lines between: text, or the JSON of `-J`.
+///
+/// ```
+/// let mut reader = efa_gen::nccl::Reader::new();
+/// reader.feed(b"ip-10-0-0-1:4101:4101 [0] NCCL INFO Using network ");
+/// reader.feed(b"Socket\n");
+/// let report = reader.finish(Some(0));
+/// assert_eq!(report.networks[0].name, "Socket");
+/// ```
+#[derive(Debug, Default)]
+pub struct Reader {
+    evidence: Evidence,
+    /// The line that the last piece ended in, at most [`LINE`] bytes of it.
+    pending: Vec<u8>,
+    shape: Shape,
+}
+
+#[derive(Debug, Default)]
+enum Shape {
+    /// Nothing but blanks so far, or a `{`: what came is kept.
+    #[default]
+    Open,
+    Text,
+    Document,
+}
+
+impl Reader {
+    /// A reader that has seen nothing.
+    pub fn new() -> Reader {
+        Reader::default()
+    }
+
+    /// The next bytes of the log. Where they are cut makes no difference.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.evidence.bytes += bytes.len() as u64;
+        match self.shape {
+            Shape::Text => self.text(bytes),
+            Shape::Document => self.document(bytes),
+            Shape::Open => {
+                self.pending.extend_from_slice(bytes);
+                let mut visible = self.pending.iter().filter(|b| !b.is_ascii_whitespace());
+                match (visible.next(), visible.next()) {
+                    (Some(b'{'), Some(b'"')) => {
+                        self.shape = Shape::Document;
+                        self.document(b"");
+                    }
+                    // A log of blanks is no document, and must not be kept.
+                    (Some(b'{') | None, None) if self.pending.len() < LINE => {}
+                    _ => self.as_text(),
+                }
+            }
+        }
+    }
+
+    /// The rows so far, of a run that is still at work.
+    pub fn rows(&self) -> &[Row] {
+        &self.evidence.rows
+    }
+
+    /// What the log says, and how the run ended. `exit_status` is that of the program that wrote the log, where it is
+    /// known; 124 is what `timeout` gives.
+    pub fn finish(mut self, exit_status: Option<i32>) -> Report {
+        if matches!(self.shape, Shape::Document) {
+            if json::take(&mut self.evidence, &self.pending) {
+                self.pending.clear();
+            } else {
+                self.as_text();
+            }
+        }
+        let rest = std::mem::take(&mut self.pending);
+        if !rest.is_empty() {
+            self.line(&rest);
+        }
+        Report::new(self.evidence, exit_status)
+    }
+
+    fn document(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() > DOCUMENT {
+            self.as_text();
+        }
+    }
+
+    /// What was kept for a document was none.
+    fn as_text(&mut self) {
+        self.shape = Shape::Text;
+        let kept = std::mem::take(&mut self.pending);
+        self.text(&kept);
+    }
+
+    fn text(&mut self, mut bytes: &[u8]) {
+        if !self.pending.is_empty() {
+            let end = memchr::memchr(b'\n', bytes);
+            let room = LINE.saturating_sub(self.pending.len());
+            let first = &bytes[..end.unwrap_or(bytes.len())];
+            self.pending.extend_from_slice(&first[..first.len().min(room)]);
+            let Some(end) = end else { return };
+            let line = std::mem::take(&mut self.pending);
+            self.line(&line);
+            bytes = &bytes[end + 1..];
+        }
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
+            self.line(&bytes[..end.min(LINE)]);
+            bytes = &bytes[end + 1..];
+        }
+        self.pending.extend_from_slice(&bytes[..bytes.len().min(LINE)]);
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        let evidence = &mut self.evidence;
+        evidence.lines += 1;
+        let line = bare(line);
+        match line.first() {
+            None => {}
+            Some(b'#') => comment(evidence, &line[1..]),
+            Some(b' ' | b'0'..=b'9') => match row(line, evidence.layout) {
+                ParsedLine::Row(row) => evidence.add_row(row),
+                ParsedLine::Damaged => evidence.damaged_rows += 1,
+                ParsedLine::No => other(evidence, line),
+            },
+            Some(_) => other(evidence, line),
+        }
+    }
+}
+
+/// What nccl-tests prints besides rows.
+fn comment(evidence: &mut Evidence, text: &[u8]) {
+    let text = text.trim_ascii();
+    if let Some(line) = rank(text) {
+        evidence.add_rank(&line);
+    } else if let Some(layout) = ColumnLayout::parse(text) {
+        evidence.layout = Some(layout);
+    } else if text.starts_with(b"nThread ") {
+        evidence.preambles += 1;
+        if let Some(preamble) = Preamble::parse(text) {
+            evidence.preamble.get_or_insert(preamble);
+        }
+    } else if let Some(rest) = after(text, "Out of bounds values :") {
+        if let Some((count, rest)) = digits(rest.trim_ascii_start()) {
+            evidence.out_of_bounds = Some((count, rest.trim_ascii() == b"OK"));
+        }
+    } else if let Some(rest) = after(text, "Avg bus bandwidth") {
+        let value = rest.trim_ascii_start().strip_prefix(b":").unwrap_or_default().trim_ascii_start();
+        // `OK` or `FAILED` follows where NCCL_TESTS_MIN_BW is set; it judges the average, which says little.
+        let value = value.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        evidence.average = float(value).filter(|average| average.is_finite());
+    } else if let Some(name) = after(text, "Collective test starting:") {
+        evidence.started = true;
+        evidence.collective = Some(clean(name));
+    } else if after(text, "Collective test concluded").is_some() {
+        evidence.concluded = true;
+    } else if let Some(version) = after(text, "nccl-tests version ").and_then(version) {
+        evidence.nccl_tests.add(version);
+    }
+}
+
+fn other(evidence: &mut Evidence, line: &[u8]) {
+    if let Some(message) = message(line) {
+        take(evidence, message);
+        return;
+    }
+    if let Some(version) = after(line, "NCCL version ") {
+        evidence.nccl_lines += 1;
+        nccl_version(evidence, version);
+    }
+    if let Some(at) = failure::run(line) {
+        evidence.add_failure(at, line);
+    }
+    if let Some(at) = failure::provider(line) {
+        evidence.provider_error = Some(evidence.provider_error.map_or(at, |known| known.min(at)));
+    }
+}
