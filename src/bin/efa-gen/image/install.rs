@@ -5,7 +5,7 @@ use std::path::Path;
 
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::guest::console::sealed_command;
-use efa_gen::plan::{LOG_DIR, Plan, STATE_DIR, Stage, Then};
+use efa_gen::plan::{LOG_DIR, Plan, STATE_DIR, Stage, Then, When};
 use efa_gen::shell::quote;
 use efa_gen::text::{ending, hex, printable_log};
 use sha2::{Digest, Sha256};
@@ -104,6 +104,28 @@ impl Install<'_> {
             match self.guest.wait_until_up(timeouts::LOGIN_TRY).await {
                 Err(error) if error.class() == Class::Io && Instant::now() < end => self.ensure_exists().await?,
                 other => return other,
+            }
+        }
+    }
+
+    /// Whether a login succeeds and no seal is at work: what is begun beside one loses its connection with the keys.
+    pub async fn is_free(&self) -> Result<bool> {
+        if self.guest.wait_until_up(timeouts::LOGIN_TRY).await.is_err() {
+            return Ok(false);
+        }
+        let seals = self.plan.stages.iter().filter(|stage| stage.run == When::Image);
+        let seals: Vec<String> = seals.map(|stage| format!("install[.]sh --stage {}", stage.id)).collect();
+        let looked = format!(
+            "if cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -q -e {}; then echo sealing; else echo free; fi",
+            quote(&seals.join("\\|"))?,
+        );
+        match self.guest.run_checked(&format!("sudo /bin/sh -c {}", quote(&looked)?), None).await {
+            Ok(text) => Ok(text.trim() == "free"),
+            // The keys went meanwhile.
+            Err(error) if error.class() == Class::Io => Ok(false),
+            Err(error) => {
+                self.events.note(format!("whether a seal is at work is not known: {error}"));
+                Ok(false)
             }
         }
     }

@@ -4,6 +4,7 @@
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::plan::When;
 use efa_gen::text::printable_log;
+use tokio::time::sleep;
 
 use super::build::{Build, Built, failed};
 use super::install::Install;
@@ -72,18 +73,20 @@ impl Build<'_> {
 
     /// Waits until a login succeeds. True if none ever will again, because a process before this one has sealed the machine.
     async fn log_in(&self, instance: &Instance, guest: &Guest) -> Result<bool> {
+        let install = self.install_on(instance, guest);
         let end = tokio::time::Instant::now() + timeouts::BUILDER_LOGIN;
-        // The seal may be at work still, its keys gone already.
-        while self.resumed && guest.wait_until_up(timeouts::LOGIN_TRY).await.is_err() {
+        // A seal outlives the process that began it: it may be at work still, its keys there or gone already.
+        while self.resumed && !install.is_free().await? {
             if self.is_sealed(instance).await? {
                 return Ok(true);
             }
-            self.install_on(instance, guest).ensure_exists().await?;
+            install.ensure_exists().await?;
             if tokio::time::Instant::now() > end {
                 break;
             }
+            sleep(timeouts::CONSOLE_EVERY).await;
         }
-        self.install_on(instance, guest).wait_until_up().await?;
+        install.wait_until_up().await?;
         Ok(false)
     }
 
