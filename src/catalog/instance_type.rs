@@ -82,6 +82,9 @@ pub struct Gpu {
     pub open_min: Option<String>,
     /// Whether the proprietary kernel modules drive it.
     pub proprietary: bool,
+    /// Whether it does not register with an NVSwitch fabric, of which nvidia-smi then tells nothing.
+    #[serde(default)]
+    pub unregistered: bool,
     /// Where these are from.
     pub source: String,
 }

@@ -66,8 +66,20 @@ pub(crate) struct InitSystem {
     pub memlock: Option<FileContent>,
     /// How the GPUs are kept initialized.
     pub persistence: Persistence,
+    /// How GDRCopy's module is loaded at boot; absent where that is not known.
+    pub gdrcopy: Option<Unit>,
     /// Folder of files that name kernel modules to load at boot; absent where there is none.
     pub modules_load: Option<String>,
+}
+
+/// A job or unit of ours that starts at each boot.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Unit {
+    /// Its file.
+    pub unit: FileContent,
+    /// Commands that make it start at each boot.
+    pub enable: Vec<Vec<String>>,
 }
 
 /// How an init system runs NVIDIA's persistence daemon, whose program the driver brings without a unit.

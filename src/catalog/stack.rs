@@ -24,6 +24,8 @@ pub struct Pins {
     pub plugin: Vec<Plugin>,
     /// nccl-tests releases.
     pub nccl_tests: Vec<Source>,
+    /// GDRCopy releases.
+    pub gdrcopy: Vec<Source>,
     /// The combinations.
     pub stack: Vec<Stack>,
 }
@@ -190,6 +192,8 @@ pub struct Stack {
     pub plugin: String,
     /// nccl-tests version.
     pub nccl_tests: String,
+    /// GDRCopy version, for images that have it; absent where none is known to go with the rest.
+    pub gdrcopy: Option<String>,
     /// Environment that all_reduce_perf is run with, in this order, instead of the one for this software.
     pub run_environment: Option<Vec<(String, String)>>,
 }
@@ -217,6 +221,7 @@ impl Pins {
             nccl: joined(self.nccl, &known.nccl),
             plugin: joined(self.plugin, &known.plugin),
             nccl_tests: joined(self.nccl_tests, &known.nccl_tests),
+            gdrcopy: joined(self.gdrcopy, &known.gdrcopy),
             stack: joined(self.stack, &known.stack),
         }
     }
@@ -249,7 +254,7 @@ impl Pins {
             }
         }
         let plugins = self.plugin.iter().filter_map(|plugin| plugin.source.as_ref());
-        let trees = self.nccl.iter().chain(&self.nccl_tests).map(|tree| (&tree.url, &tree.commit));
+        let trees = self.nccl.iter().chain(&self.nccl_tests).chain(&self.gdrcopy).map(|tree| (&tree.url, &tree.commit));
         for (url, commit) in trees.chain(plugins.map(|source| (&source.url, &source.commit))) {
             check_https(url)?;
             if !is_hex(commit, 40) {
@@ -277,6 +282,10 @@ impl Pins {
             nccl: find(&self.nccl, "NCCL", &stack.nccl, |nccl| &nccl.version)?,
             plugin: find(&self.plugin, "plugin", &stack.plugin, |plugin| &plugin.version)?,
             nccl_tests: find(&self.nccl_tests, "nccl-tests", &stack.nccl_tests, |tests| &tests.version)?,
+            gdrcopy: match &stack.gdrcopy {
+                Some(version) => Some(find(&self.gdrcopy, "GDRCopy", version, |gdrcopy| &gdrcopy.version)?),
+                None => None,
+            },
         })
     }
 }
@@ -310,6 +319,8 @@ pub struct ResolvedStack<'a> {
     pub plugin: &'a Plugin,
     /// nccl-tests.
     pub nccl_tests: &'a Source,
+    /// GDRCopy, for images that have it.
+    pub gdrcopy: Option<&'a Source>,
 }
 
 fn check_https(url: &str) -> std::result::Result<(), String> {

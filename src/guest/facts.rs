@@ -63,6 +63,8 @@ pub struct NodeRequirements {
     pub gpus: u64,
     /// What connects the GPUs.
     pub fabric: Fabric,
+    /// Whether the GPUs do not register with it.
+    pub unregistered: bool,
     /// Whether GPUs and EFA exchange data without the CPU.
     pub gpudirect: bool,
 }
@@ -203,8 +205,8 @@ fn gpu_findings(facts: &Facts, expect: &NodeRequirements) -> Vec<String> {
             found.push(format!("its GPUs are connected by NVSwitches, and the fabric manager is {state}"));
         }
         let is = |state: &(String, String), wanted: (&str, &str)| (state.0.as_str(), state.1.as_str()) == wanted;
-        let may_not_register = expect.fabric == Fabric::NvSwitch;
-        let good = |state: &&(String, String)| is(state, REGISTERED) || may_not_register && is(state, NOT_REGISTERING);
+        let good =
+            |state: &&(String, String)| is(state, REGISTERED) || expect.unregistered && is(state, NOT_REGISTERING);
         if let Some((state, status)) = facts.fabric.iter().find(|state| !good(state)) {
             found.push(format!("a GPU's registration with the fabric is \"{state}\", status \"{status}\""));
         }

@@ -338,6 +338,11 @@ pub enum Assertion {
         /// Absolute path of the program that makes them.
         program: String,
     },
+    /// If the machine has NVIDIA GPUs: GDRCopy's own tests pass on the first.
+    Gdrcopy {
+        /// Absolute path of its program `gdrcopy_sanity`.
+        program: String,
+    },
     /// If the machine has NVIDIA GPUs and EFA devices: EFA's module has found the GPU driver that gives it their memory.
     PeerToPeer,
     /// If the machine has EFA devices: as many huge pages are reserved as EFA's buffers take.

@@ -203,6 +203,9 @@ fn components(chosen: &ResolvedRequest) -> Vec<Component> {
         list.push(download("nvlsm", "NVLink subnet manager", &nvlsm.version, &nvlsm.download));
     }
     list.push(download("cuda", "CUDA toolkit", &stack.cuda.version, &gpu.cuda));
+    if let Some((gdrcopy, _)) = gpu.gdrcopy {
+        list.push(tree("gdrcopy", "GDRCopy", &gdrcopy.version, &gdrcopy.url, &gdrcopy.commit, &gdrcopy.published));
+    }
     let nccl = stack.nccl;
     list.push(tree("nccl", "NCCL", &nccl.version, &nccl.url, &nccl.commit, &nccl.published));
     list.push(match &stack.plugin.source {

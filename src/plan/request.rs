@@ -23,6 +23,8 @@ pub struct Request {
     pub allow: Vec<String>,
     /// Whether to leave out driver, CUDA and everything that needs them.
     pub no_gpu: bool,
+    /// Whether to install GDRCopy.
+    pub gdrcopy: bool,
     /// SHA-256 by component name, lower-case hex.
     pub sha256: BTreeMap<String, String>,
     /// What the user's own check of the EFA installer gave.

@@ -5,10 +5,10 @@ use super::compatibility::{
 };
 use super::digests::{NO_DIGEST, digest_of_efa, in_fours, signer_of_efa, with_digest};
 use super::request::Request;
-use crate::catalog::Catalog;
 use crate::catalog::distribution::{Distribution, KernelSeries, OwnRepository};
 use crate::catalog::instance_type::{Fabric, InstanceType};
-use crate::catalog::stack::{Download, Driver, Nvlsm, ResolvedStack};
+use crate::catalog::stack::{Download, Driver, Nvlsm, ResolvedStack, Source};
+use crate::catalog::{Catalog, Unit};
 use crate::error::{Class, Error, Result};
 use crate::text::excerpt;
 use crate::version;
@@ -46,6 +46,8 @@ pub(crate) struct ResolvedGpu<'a> {
     /// PCI device ids of every known GPU with NVLink 5.
     pub nvlink5: Vec<String>,
     pub modules: Modules,
+    /// GDRCopy and how it starts at boot, if it is asked for.
+    pub gdrcopy: Option<(&'a Source, &'a Unit)>,
     /// Without an instance type: those that the image is not for.
     pub left_out: Vec<(&'a InstanceType, Violation)>,
 }
@@ -57,6 +59,10 @@ pub(crate) fn resolve<'a>(catalog: &'a Catalog, request: &'a Request) -> Result<
     if request.test && request.no_gpu {
         return Err(Error::new(Class::Usage, "`--test` runs all_reduce_perf, which needs a GPU stack")
             .hint("leave out --no-gpu or --test"));
+    }
+    if request.gdrcopy && request.no_gpu {
+        return Err(Error::new(Class::Usage, "`--with gdrcopy` copies to and from GPU memory, and needs a GPU stack")
+            .hint("leave out --no-gpu or --with gdrcopy"));
     }
     if let Some(efa) = &request.efa {
         check_efa_version(efa)?;
@@ -81,7 +87,7 @@ pub(crate) fn resolve<'a>(catalog: &'a Catalog, request: &'a Request) -> Result<
     let mut given = request.sha256.clone();
     let efa = digest_of_efa(catalog, asked.efa, request.efa_digest.as_ref(), &mut given)?;
     let package_key = package_key(catalog, request, asked.efa)?;
-    let gpu = if request.no_gpu { None } else { Some(resolve_gpu(catalog, asked, &request.allow, &mut given)?) };
+    let gpu = if request.no_gpu { None } else { Some(resolve_gpu(catalog, asked, request, &mut given)?) };
     if let Some((name, _)) = given.first_key_value() {
         return Err(Error::new(Class::Usage, format!("--sha256 names `{name}`, which this plan does not download"))
             .hint("`efa-gen plan` lists the components of this plan"));
@@ -272,7 +278,7 @@ fn package_key(catalog: &Catalog, request: &Request, version: &str) -> Result<Op
 fn resolve_gpu<'a>(
     catalog: &'a Catalog,
     asked: Combination<'a>,
-    allowed: &[String],
+    request: &Request,
     given: &mut BTreeMap<String, String>,
 ) -> Result<ResolvedGpu<'a>> {
     let resolved = asked.stack;
@@ -280,7 +286,7 @@ fn resolve_gpu<'a>(
     let (modules, architectures, left_out) = match of_type {
         Some((_, model)) => (asked.modules, vec![model.architecture.clone()], Vec::new()),
         None => {
-            let image = without_type(catalog, asked, allowed);
+            let image = without_type(catalog, asked, &request.allow);
             (image.modules, architectures_of(&asked, &image)?, image.left_out)
         }
     };
@@ -302,8 +308,27 @@ fn resolve_gpu<'a>(
         nvlsm,
         nvlink5: nvlink5.into_iter().cloned().collect(),
         modules,
+        gdrcopy: if request.gdrcopy { Some(gdrcopy(catalog, &asked)?) } else { None },
         left_out,
     })
+}
+
+/// GDRCopy of the stack, and how this distribution starts it.
+fn gdrcopy<'a>(catalog: &'a Catalog, asked: &Combination<'a>) -> Result<(&'a Source, &'a Unit)> {
+    let refused = |message: String| {
+        let with = catalog.pins.stack.iter().filter(|stack| stack.gdrcopy.is_some()).map(|stack| stack.id.as_str());
+        let hint = format!("leave out --with gdrcopy, or choose one of: {}", with.collect::<Vec<_>>().join(", "));
+        Error::new(Class::Plan, message).hint(hint)
+    };
+    let source = asked.stack.gdrcopy.ok_or_else(|| {
+        refused(format!("stack `{}` has no GDRCopy: none is known to go with its driver", asked.stack.stack.id))
+    })?;
+    let distribution = asked.distribution;
+    let unit = catalog.init_systems[&distribution.init]
+        .gdrcopy
+        .as_ref()
+        .ok_or_else(|| refused(format!("how {} starts GDRCopy's module at boot is not known", distribution.name)))?;
+    Ok((source, unit))
 }
 
 /// The architectures of the stack that some type which the image is for has.

@@ -22,6 +22,7 @@ HERE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "artifacts")
 VERSIONS = {
     "efa": "1.50.0", "driver": "580.159.04", "cuda": "13.0.2", "nccl": "2.30.4", "plugin": "1.17.3", "tests": "2.18.3",
 }
+GDRCOPY = "2.5.2"
 NVLSM = "2025.06.5"
 REDIST = "compute/cuda/redist/fabricmanager/linux-x86_64"
 NVLSM_REDIST = "compute/cuda/redist/nvlsm/linux-x86_64"
@@ -72,6 +73,12 @@ commit = "{tests_commit}"
 published = "the rehearsal"
 make = ["CXXSTD=-std=c++17"]
 
+[[gdrcopy]]
+version = "{gdrcopy}"
+url = "https://github.com/NVIDIA/gdrcopy.git"
+commit = "{gdrcopy_commit}"
+published = "the rehearsal"
+
 [[stack]]
 id = "rehearsal"
 title = "Stand-ins of EFA {efa}, CUDA {cuda}, NCCL {nccl}"
@@ -81,13 +88,14 @@ driver = "{driver}"
 nccl = "{nccl}-1"
 plugin = "{plugin}"
 nccl_tests = "{tests}"
+gdrcopy = "{gdrcopy}"
 run_environment = []
 """
 
 
 def main(folder: str) -> None:
     mirror = os.path.join(folder, "mirror")
-    facts = dict(VERSIONS, nvlsm=NVLSM)
+    facts = dict(VERSIONS, nvlsm=NVLSM, gdrcopy=GDRCOPY)
     driver_version, cuda_version = VERSIONS["driver"], VERSIONS["cuda"]
     driver_path = f"tesla/{driver_version}/NVIDIA-Linux-x86_64-{driver_version}.run"
     cuda_path = f"compute/cuda/{cuda_version}/local_installers/cuda_{cuda_version}_linux.run"
@@ -105,7 +113,8 @@ def main(folder: str) -> None:
         with open(file, "rb") as opened:
             facts[f"{name}_sha256"] = hashlib.sha256(opened.read()).hexdigest()
     for name, source, repository in (("nccl", "nccl", "NVIDIA/nccl"), ("plugin", "plugin", "aws/aws-ofi-nccl"),
-                                     ("tests", "nccl-tests", "NVIDIA/nccl-tests")):
+                                     ("tests", "nccl-tests", "NVIDIA/nccl-tests"),
+                                     ("gdrcopy", "gdrcopy", "NVIDIA/gdrcopy")):
         facts[f"{name}_commit"] = git_repository(source, os.path.join(mirror, "github.com", repository + ".git"))
     facts["fingerprint"] = fingerprint(os.path.join(mirror, "efa-installer.amazonaws.com", KEY))
     with open(os.path.join(folder, "stack.toml"), "w", encoding="utf-8") as file:

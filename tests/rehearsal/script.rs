@@ -150,9 +150,10 @@ fn plant() -> String {
 /// The default plan has no step for it. Another plan takes over a machine on which all before that stage is done.
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
-fn a_type_with_an_nvswitch_gets_the_fabric_manager() {
+fn a_type_with_an_nvswitch_gets_the_fabric_manager_and_who_asks_gdrcopy() {
     let guest = Guest::launch(&image_before("driver"), "");
-    guest.give_script(&rendered("nvswitch", &["--instance-type", "p4d.24xlarge"]));
+    let files = rendered("nvswitch", &["--instance-type", "p4d.24xlarge", "--with", "gdrcopy"]);
+    guest.give_script(&files);
     guest.root(&format!("bash {SCRIPT} --stage driver")).failed(9, &["this machine was begun with another plan"]);
     guest.root(&format!("sed -n 's/^readonly PLAN=//p' {SCRIPT} >/var/lib/efa-gen/plan")).good();
     run_stage(&guest, "driver");
@@ -160,6 +161,19 @@ fn a_type_with_an_nvswitch_gets_the_fabric_manager() {
     assert_eq!(enabled, "Fabric Manager version is : 580.159.04\nenabled\n");
     guest.root("cd /usr/share/nvidia/nvswitch && test -s fabricmanager.cfg && test -s dgxa100_hgxa100_topology").good();
     guest.root("test -s /usr/lib/libnvfm.so.1 && ! ls /var/lib/efa-gen/src/fabric*").good();
+    assert_eq!(guest.root("modinfo -k $(uname -r) -F version gdrdrv").good(), "2.5\n");
+    guest.root("test -s /opt/gdrcopy/lib/libgdrapi.so.2 && test ! -e /var/lib/efa-gen/src/gdrcopy").good();
+    // Systemd has no complaint about its unit, which does nothing without a driver.
+    let unit = unit_of(&fs::read_to_string(files.join("install.sh")).expect("the script"));
+    guest.write("/etc/systemd/system/gdrdrv.service", "0644", unit.as_bytes());
+    assert_eq!(guest.root("systemd-analyze verify gdrdrv.service 2>&1").good(), "");
+    guest.root("systemctl enable gdrdrv.service && systemctl start gdrdrv.service && test ! -e /dev/gdrdrv").good();
+}
+
+/// What the script writes as gdrdrv.service.
+fn unit_of(script: &str) -> String {
+    let (_, rest) = script.split_once("/gdrdrv.service <<'EOF'\n").expect("the script writes it");
+    rest.split_once("\nEOF\n").expect("it ends").0.to_owned() + "\n"
 }
 
 /// What the fabric manager and CUDA refuse on a B200, one after the other; and that nothing is left to refuse.

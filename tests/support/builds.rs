@@ -19,6 +19,9 @@ use super::{Ran, command, scratch};
 pub const IMAGE: &str = "ami-00000001";
 pub const BASE: &str = "ami-0a0a0a0a";
 
+/// What EC2 says of [`BASE`].
+pub const BASE_IMAGE: &str = "<imagesSet><item><imageId>ami-0a0a0a0a</imageId><name>base</name><imageState>available</imageState><architecture>x86_64</architecture><enaSupport>true</enaSupport><rootDeviceName>/dev/xvda</rootDeviceName><blockDeviceMapping><item><deviceName>/dev/xvda</deviceName><ebs><snapshotId>snap-0</snapshotId><volumeSize>8</volumeSize></ebs></item></blockDeviceMapping></item></imagesSet>";
+
 /// The one type that EC2 has.
 const TYPE: &str = "<instanceTypeSet><item><instanceType>c5.4xlarge</instanceType><hypervisor>nitro</hypervisor><vCpuInfo><defaultVCpus>16</defaultVCpus></vCpuInfo><processorInfo><supportedArchitectures><item>x86_64</item></supportedArchitectures></processorInfo></item></instanceTypeSet>";
 
@@ -177,9 +180,7 @@ fn preflight(action: &str, params: &Params) -> Option<Answer> {
         "DescribeRouteTables" => {
             "<routeTableSet><item><routeSet><item><destinationCidrBlock>0.0.0.0/0</destinationCidrBlock><gatewayId>igw-0</gatewayId></item></routeSet></item></routeTableSet>"
         }
-        "DescribeImages" if get("ImageId.1") == BASE => {
-            "<imagesSet><item><imageId>ami-0a0a0a0a</imageId><name>base</name><imageState>available</imageState><architecture>x86_64</architecture><enaSupport>true</enaSupport><rootDeviceName>/dev/xvda</rootDeviceName><blockDeviceMapping><item><deviceName>/dev/xvda</deviceName><ebs><snapshotId>snap-0</snapshotId><volumeSize>8</volumeSize></ebs></item></blockDeviceMapping></item></imagesSet>"
-        }
+        "DescribeImages" if get("ImageId.1") == BASE => BASE_IMAGE,
         _ => return None,
     };
     Some(done(action, body))

@@ -87,6 +87,8 @@ impl Sandbox {
             ("/sys/class/infiniband/", "infiniband/"),
             ("/proc/driver/nvidia/", "nvidia/"),
             ("/proc/sys/kernel/yama/", "yama/"),
+            ("/proc/devices", "devices"),
+            ("/dev/gdrdrv", "gdrdrv"),
         ] {
             replaced = replaced.replace(from, &self.text(to));
         }

@@ -2,8 +2,8 @@
 
 use super::driver::license;
 use super::parts::{
-    EFA_PREFIX, MPI_OPTIONS, MPI_PREFIX, TESTS_PREFIX, give_timers_back, library_dirs, no_other_driver, plugin_lib_dir,
-    stage,
+    EFA_PREFIX, GDRCOPY_SANITY, MPI_OPTIONS, MPI_PREFIX, TESTS_PREFIX, give_timers_back, library_dirs, no_other_driver,
+    plugin_lib_dir, stage,
 };
 use crate::catalog::InitSystem;
 use crate::catalog::nccl_env::{self, Software, Variable};
@@ -88,6 +88,16 @@ fn gpu_checks(chosen: &ResolvedRequest, gpu: &ResolvedGpu, init: &InitSystem) ->
         Step::new("persistence", "Check the persistence daemon", vec![Action::Assert(persistence)])
             .hint("see the system's log"),
     ];
+    if gpu.gdrcopy.is_some() {
+        steps.push(
+            Step::new(
+                "gdrcopy",
+                "Check GDRCopy",
+                vec![Action::Assert(Assertion::Gdrcopy { program: GDRCOPY_SANITY.into() })],
+            )
+            .hint("see systemctl status gdrdrv, and dmesg"),
+        );
+    }
     if chosen.instance_type.is_some_and(|t| t.gpudirect) {
         steps.push(
             Step::new("gpudirect", "Check that EFA reaches GPU memory", vec![Action::Assert(Assertion::PeerToPeer)])

@@ -1,9 +1,12 @@
 //! Owns the stage "driver": the NVIDIA driver, the fabric manager, CUDA.
 
-use super::parts::{KERNEL_COMPILER, cuda_prefix, cuda_release, fetch, no_other_driver, prints, src, stage};
+use super::parts::{
+    GDRCOPY_PREFIX, GDRCOPY_SANITY, KERNEL_COMPILER, cuda_prefix, cuda_release, fetch, no_other_driver, prints, src,
+    stage,
+};
 use crate::catalog::InitSystem;
 use crate::catalog::distribution::Distribution;
-use crate::catalog::stack::{Download, Nvlsm};
+use crate::catalog::stack::{Download, Nvlsm, Source};
 use crate::plan::action::{Action, Assertion, GuestCommand};
 use crate::plan::argument::Argument;
 use crate::plan::compatibility::Modules;
@@ -66,6 +69,7 @@ pub(crate) fn driver(distribution: &Distribution, init: &InitSystem, gpu: &Resol
     }
     steps.extend(gpu.nvlsm.as_ref().map(subnet_manager));
     steps.extend([cuda_toolkit(gpu), cuda_contexts(gpu)]);
+    steps.extend(gpu.gdrcopy.map(|(source, _)| gdrcopy(source, gpu)));
     let title = format!("NVIDIA driver {} and CUDA {}", driver.version, cuda.version);
     stage("driver", title, Then::Continue, steps)
 }
@@ -133,6 +137,38 @@ fn cuda_contexts(gpu: &ResolvedGpu) -> Step {
         ],
     )
     .why("nvidia-smi looks healthy where every CUDA program fails: without the fabric, or with a module of the wrong flavour")
+}
+
+fn gdrcopy(source: &Source, gpu: &ResolvedGpu) -> Step {
+    let dir = src("gdrcopy");
+    // The module tells two numbers of three.
+    let release = source.version.split('.').take(2).collect::<Vec<_>>().join(".");
+    let make = |words: &[String]| -> Action {
+        GuestCommand::new(["make".to_owned(), "-j{jobs}".to_owned()].iter().chain(words).chain(&source.make))
+            .in_dir(&dir)
+            .into()
+    };
+    let programs = [
+        format!("prefix={GDRCOPY_PREFIX}"),
+        format!("CUDA={}", cuda_prefix(gpu)),
+        "lib_install".to_owned(),
+        "exes_install".to_owned(),
+    ];
+    let module = ["KVER={kernel}".to_owned(), format!("CC={KERNEL_COMPILER}"), "drv_install".to_owned()];
+    Step::new(
+        "gdrcopy",
+        format!("Install GDRCopy {}", source.version),
+        vec![
+            Action::Checkout { url: source.url.clone(), commit: source.commit.clone(), dir: dir.clone() },
+            make(&programs),
+            make(&module),
+            prints(["modinfo", "-k", "{kernel}", "-F", "version", "gdrdrv"], &release),
+            Action::Assert(Assertion::Exists { path: Argument::literal(GDRCOPY_SANITY) }),
+            Action::Remove { paths: vec![dir] },
+        ],
+    )
+    .why("its module is built against the driver's, open or proprietary as that one is")
+    .hint("the compiler's messages are in the log; see whether this machine reaches that host")
 }
 
 fn fabric_manager(distribution: &Distribution, download: &Download) -> Step {

@@ -3,7 +3,7 @@
 use super::parts::{
     EFA_PREFIX, MPI_PREFIX, cuda_prefix, has_peermem, library_dirs, package_run, plugin_lib_dir, stage, write_file,
 };
-use crate::catalog::InitSystem;
+use crate::catalog::{InitSystem, Unit};
 use crate::plan::action::{Action, Assertion, GuestCommand};
 use crate::plan::argument::Argument;
 use crate::plan::compatibility::Modules;
@@ -45,6 +45,7 @@ pub(crate) fn environment(chosen: &ResolvedRequest, init: &InitSystem, component
             .why("EFA registers memory; a limit of 64 KiB ends in \"Cannot allocate memory\""),
     ];
     steps.extend(chosen.gpu.as_ref().map(|gpu| gpu_state(chosen, gpu, init)));
+    steps.extend(chosen.gpu.as_ref().and_then(|gpu| gpu.gdrcopy).map(|(_, unit)| gdrcopy(unit)));
     steps.extend(chosen.distribution.kernel.ptrace.as_ref().map(|file| {
         Step::new("ptrace", "Let processes read each other's memory", vec![write_file(file)]).why(
             "ranks of one node exchange data so (CMA: Open MPI's shared memory, EFA's); AWS sets it on its own images",
@@ -98,6 +99,13 @@ fn gpu_state(chosen: &ResolvedRequest, gpu: &ResolvedGpu, init: &InitSystem) -> 
             "otherwise the driver initializes every GPU again for each program that comes when none runs; without a GPU, as on \
              most builders, neither can start, which harms nothing",
         )
+}
+
+fn gdrcopy(unit: &Unit) -> Step {
+    let mut actions = vec![write_file(&unit.unit)];
+    actions.extend(unit.enable.iter().map(|argv| GuestCommand::new(argv).into()));
+    Step::new("gdrcopy", "Load GDRCopy's module at boot", actions)
+        .why("the module makes no device file of its own; without a GPU, as on most builders, there is none")
 }
 
 /// One line of JSON a component, in brackets.

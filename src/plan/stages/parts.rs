@@ -17,6 +17,11 @@ pub const NCCL_PREFIX: &str = "/opt/nccl";
 /// Where nccl-tests go.
 pub const TESTS_PREFIX: &str = "/opt/nccl-tests";
 
+/// Where GDRCopy goes.
+pub(crate) const GDRCOPY_PREFIX: &str = "/opt/gdrcopy";
+/// Its own tests.
+pub(crate) const GDRCOPY_SANITY: &str = "/opt/gdrcopy/bin/gdrcopy_sanity";
+
 /// How Open MPI is run beside NCCL: its own messages over TCP, because it may take EFA for itself otherwise (AWS's guide from
 /// November 2020 on), and not over bridges that lead nowhere; ranks on whatever cores they like.
 pub const MPI_OPTIONS: [&str; 11] = [
@@ -134,6 +139,7 @@ pub(crate) fn library_dirs(chosen: &ResolvedRequest) -> Vec<String> {
     let mut dirs = vec![format!("{EFA_PREFIX}/{lib}"), format!("{MPI_PREFIX}/{lib}")];
     if let Some(gpu) = &chosen.gpu {
         dirs.extend([format!("{NCCL_PREFIX}/lib"), plugin_lib_dir(chosen, gpu), format!("{}/lib64", cuda_prefix(gpu))]);
+        dirs.extend(gpu.gdrcopy.map(|_| format!("{GDRCOPY_PREFIX}/lib")));
     }
     dirs
 }

@@ -222,6 +222,18 @@ assert_cuda_contexts() { # PROGRAM
   [ "$(grep -c '^GPU .*: context on ' <<<"$output")" -eq "$GPUS" ] || die "$ASSERTION" "$GPUS GPUs, but CUDA says: $output"
 }
 
+#: assert_gdrcopy
+assert_gdrcopy() { # PROGRAM
+  local output status=0
+  COMMAND=$1
+  has_gpus || return 0
+  [ -c /dev/gdrdrv ] || die "$ASSERTION" "/dev/gdrdrv is no device: GDRCopy's module is not loaded"
+  output=$(timeout --foreground 300 "$1" 2>&1) || status=$?
+  printf '%s\n' "$output"
+  [ "$status" -eq 0 ] || die "$ASSERTION" "exit status $status: $(tail -n 1 <<<"$output")"
+  [[ $output =~ Passed:\ [1-9] ]] || die "$ASSERTION" "none of its tests has passed"
+}
+
 #: assert_peer_to_peer
 # The EFA module says it in `p2p` (from 2.6.0 on, the GPU driver's name, or none) or in `gdr` (1 or 0).
 assert_peer_to_peer() {

@@ -277,7 +277,7 @@ fn an_answer_is_read_and_a_node_that_differs_is_named() {
     let good = facts(GOOD);
     assert_eq!((good.efa, good.gpus.len(), good.memlock_kib, good.clock_ms), (1, 2, None, 0));
     assert_eq!(good.versions["nccl"], "2.30");
-    let expect = NodeRequirements { efa: 1, gpus: 2, fabric: Fabric::NvSwitch, gpudirect: true };
+    let expect = NodeRequirements { efa: 1, gpus: 2, fabric: Fabric::NvSwitch, unregistered: true, gpudirect: true };
     let three = |third: Facts| {
         let all = [("a", good.clone()), ("b", good.clone()), ("c", third)];
         findings(&all.map(|(name, facts)| (name.to_owned(), facts)), &expect)
@@ -341,8 +341,13 @@ fn an_answer_is_read_and_a_node_that_differs_is_named() {
 /// An older image has no program for CUDA contexts: that is said, and nothing is held against the node.
 #[test]
 fn what_a_node_did_not_tell_is_said_to_be_not_read() {
-    let requirements =
-        |gpus: u64, fabric: Fabric, gpudirect: bool| NodeRequirements { efa: 1, gpus, fabric, gpudirect };
+    let requirements = |gpus: u64, fabric: Fabric, gpudirect: bool| NodeRequirements {
+        efa: 1,
+        gpus,
+        fabric,
+        unregistered: false,
+        gpudirect,
+    };
     let cut = |sections: &[&str]| {
         let mut answer = String::new();
         for section in GOOD.split_inclusive("=== ").flat_map(|part| part.strip_suffix("=== ").or(Some(part))).skip(1) {
@@ -367,10 +372,25 @@ fn what_a_node_did_not_tell_is_said_to_be_not_read() {
     let off = |sections: &[&str]| Facts { persistent: Some(0), ..cut(sections) };
     assert_eq!(findings(&[("a".to_owned(), off(&["cuda-contexts"]))], &all), []);
     assert_eq!(findings(&[("a".to_owned(), off(&[]))], &all).len(), 1);
-    // An A100 does not register, a B200 must.
+    // An A100 does not register; an H100 and a B200 must.
     let silent = Facts { fabric: vec![("N/A".into(), "N/A".into()); 2], ..cut(&[]) };
-    let found = |fabric: Fabric| findings(&[("a".to_owned(), silent.clone())], &requirements(2, fabric, true)).len();
-    assert_eq!((found(Fabric::NvSwitch), found(Fabric::NvLink5), found(Fabric::None)), (0, 1, 0));
+    let found = |fabric: Fabric, unregistered: bool| {
+        let wanted = NodeRequirements { unregistered, ..requirements(2, fabric, true) };
+        findings(&[("a".to_owned(), silent.clone())], &wanted).len()
+    };
+    assert_eq!((found(Fabric::NvSwitch, true), found(Fabric::NvSwitch, false)), (0, 1));
+    assert_eq!((found(Fabric::NvLink5, false), found(Fabric::None, false)), (1, 0));
+    let types = catalog();
+    for (kind, unregistered) in [
+        ("p4d.24xlarge", true),
+        ("p4de.24xlarge", true),
+        ("p5.48xlarge", false),
+        ("p5en.48xlarge", false),
+        ("p6-b200.48xlarge", false),
+    ] {
+        let gpu = types.instance_type(kind).expect("it is known").gpu.as_ref().expect("it has one");
+        assert_eq!(gpu.unregistered, unregistered, "{kind}");
+    }
 }
 
 /// The question is answered by a real shell, on a machine without EFA and without GPUs.

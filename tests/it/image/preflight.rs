@@ -4,7 +4,7 @@ use crate::support::account::Entry;
 use std::collections::BTreeSet;
 
 use crate::support::aws::{Params, done, is_dry, refuse};
-use crate::support::builds::{BASE, EFA, LARGE, Stage, assert_ran, machines, odd_machines, type_with};
+use crate::support::builds::{BASE, BASE_IMAGE, EFA, LARGE, Stage, assert_ran, machines, odd_machines, type_with};
 use crate::support::stderr;
 
 /// The way out leads to a gateway that has been deleted.
@@ -294,4 +294,44 @@ fn every_dry_run_of_a_launch_carries_the_tags_of_its_nodes_and_so_does_a_growth(
     let grown: Vec<_> = asked(&stage, true).into_iter().filter(|(.., tags)| tags["efa-gen:run"] == run).collect();
     assert!(grown.len() > dry.len(), "a growth asks too");
     assert!(grown.iter().all(|(.., tags)| tags["efa-gen:cluster"] == "blue"), "{grown:?}");
+}
+
+/// An image has the boot mode of what it is made from, and a type of another one never starts.
+#[test]
+fn an_image_that_a_type_cannot_boot_is_told_before_anything_is_made() {
+    const LEGACY: &str = "<supportedBootModes><item>legacy-bios</item></supportedBootModes>";
+    const BOTH: &str = "<supportedBootModes><item>legacy-bios</item><item>uefi</item></supportedBootModes>";
+    let stage = |mode: &'static str| {
+        Stage::new(move |_, action, params| {
+            let is = |name: &str, value: &str| params.get(name).is_some_and(|given| given == value);
+            match action {
+                "DescribeInstanceTypes" if is("Filter.1.Value.1", "p4d.24xlarge") => {
+                    Some(done(action, &type_with(&format!("{LARGE}{LEGACY}"))))
+                }
+                "DescribeInstanceTypes" => Some(done(action, &type_with(&format!("{LARGE}{BOTH}")))),
+                "DescribeImages" if is("ImageId.1", BASE) => {
+                    let mode = format!("<bootMode>{mode}</bootMode></item></imagesSet>");
+                    Some(done(action, &BASE_IMAGE.replace("</item></imagesSet>", &mode)))
+                }
+                _ => None,
+            }
+        })
+    };
+    let uefi = stage("uefi");
+    let refused = format!("p4d.24xlarge boots by legacy-bios, {BASE} is an image for uefi");
+    let gate = uefi.build(&["--plan", "--gate", "p4d.24xlarge"]);
+    assert_ran(&gate, 4, &[&refused, "hint: choose an image for uefi-preferred"]);
+    assert_eq!(gate.stderr.matches("boots by").count(), 1, "{}", gate.stderr);
+    assert_ran(&uefi.build(&["--plan", "--builder-type", "p4d.24xlarge"]), 4, &[&refused]);
+    // What the image is for counts, whoever builds it.
+    let planned = uefi.build(&["--plan", "--instance-type", "p4d.24xlarge"]);
+    assert_ran(&planned, 4, &[&refused]);
+    let line =
+        ["launch", "--plan", "--nodes", "2", "--ami", BASE, "--distro", "debian12", "--ssh-cidr", "203.0.113.7/32"];
+    assert_ran(&uefi.run(&[&line[..], &["--type", "p4d.24xlarge"]].concat()), 4, &[&refused]);
+    assert_ran(&uefi.run(&[&line[..], &["--type", "p5.48xlarge"]].concat()), 0, &[]);
+    for mode in ["legacy-bios", "uefi-preferred", ""] {
+        let ran = stage(mode).build(&["--plan", "--gate", "p4d.24xlarge"]);
+        assert_ran(&ran, 0, &[]);
+    }
 }

@@ -53,6 +53,7 @@ fn a_flag_that_a_resumed_run_does_not_use_is_refused_by_name() {
                 "--host-key" => "console",
                 "--key-type" => "rsa",
                 "--driver" => "native",
+                "--with" => "gdrcopy",
                 _ => "x",
             });
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::support::{catalog, default_plan, plan_of, request};
+use efa_gen::catalog::stack::Pins;
 use efa_gen::plan::{self, Action, Assertion, GuestCommand, Plan, Request, Stage, Then, When};
 
 /// Every plan of the catalog: each distribution with its default and its newest stack, with and without GPU.
@@ -722,4 +723,54 @@ fn a_repository_of_one_s_own_stands_instead_of_the_distribution_s() {
         let error = plan::parse_yum_repository(bad).expect_err(bad).to_string();
         assert!(error.contains(words) && !error.contains("secret"), "{bad}: {error}");
     }
+}
+
+#[test]
+fn gdrcopy_is_installed_where_it_is_asked_for() {
+    let plan = |distribution: &str, stack: &str| {
+        let request = Request { gdrcopy: true, ..request(distribution, stack) };
+        plan::plan(&catalog(), &request)
+    };
+    let ids = |plan: &Plan, id: &str| stage(plan, id).steps.iter().map(|step| step.id.clone()).collect::<Vec<_>>();
+    let gdrcopy = "gdrcopy".to_owned();
+    for distribution in ["ubuntu24", "debian12"] {
+        let without = plan_of(distribution, "newest");
+        let with = plan(distribution, "newest").expect("it can be planned");
+        for id in ["driver", "environment", "check"] {
+            assert!(!ids(&without, id).contains(&gdrcopy), "{distribution} {id}");
+            let mut more = ids(&with, id);
+            more.retain(|step| *step != gdrcopy);
+            assert_eq!(more, ids(&without, id), "{distribution}: nothing else changes");
+        }
+        // Its module is built against the driver, its programs by CUDA.
+        assert_eq!(ids(&with, "driver").last(), Some(&gdrcopy));
+        let lines = runs(&with).map(line).collect::<Vec<_>>();
+        let module = "make -j{jobs} KVER={kernel} CC=/var/lib/efa-gen/kernel-gcc drv_install";
+        assert!(lines.iter().any(|line| line == module), "{lines:?}");
+        assert!(lines.contains(&"systemctl enable gdrdrv.service".to_owned()), "{lines:?}");
+        let libraries = |action: &Action| matches!(action, Action::WriteFile { path, content, .. } if path == "/etc/ld.so.conf.d/efa-gen.conf" && content.ends_with("/opt/gdrcopy/lib\n"));
+        assert!(actions(&with).any(libraries));
+        let component = with.components.iter().find(|component| component.name == "gdrcopy").expect("it is told");
+        assert_eq!(component.digest.as_deref(), Some("commit:c91ad9f178e5fb729fc5b6dc62a77c3bb364d6c9"));
+    }
+    let refused = plan("centos7", "guide").expect_err("none goes with that driver");
+    assert!(refused.to_string().contains("stack `guide` has no GDRCopy"), "{refused}");
+    let no_gpu = Request { gdrcopy: true, no_gpu: true, ..request("ubuntu24", "newest") };
+    let refused = plan::plan(&catalog(), &no_gpu).expect_err("there is no GPU");
+    assert!(refused.to_string().contains("needs a GPU stack"), "{refused}");
+}
+
+/// Upstart has no unit for it, whatever a stack file of one's own says.
+#[test]
+fn gdrcopy_is_refused_where_nobody_knows_how_it_starts() {
+    let own = "[[stack]]\nid = \"own\"\ntitle = \"own\"\nefa = \"1.11.2\"\ncuda = \"11.0.3\"\ndriver = \"450.248.02\"\n\
+               nccl = \"2.8.4-1\"\nplugin = \"1.1.3\"\nnccl_tests = \"bd0755c\"\ngdrcopy = \"2.5.2\"\n";
+    let mut catalog = catalog();
+    catalog.pins = Pins::parse("own.toml", own, &catalog.pins).expect("it is a stack file");
+    let request = Request { gdrcopy: true, ..request("al1", "own") };
+    let refused = plan::plan(&catalog, &request).expect_err("there is no unit");
+    assert!(
+        refused.to_string().contains("how Amazon Linux 1 starts GDRCopy's module at boot is not known"),
+        "{refused}"
+    );
 }

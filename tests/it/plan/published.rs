@@ -29,6 +29,7 @@ fn pinned() -> BTreeSet<Row> {
     }
     rows.extend(pins.nccl.iter().map(|one| row("NCCL", &one.version, &one.commit, &one.published)));
     rows.extend(pins.nccl_tests.iter().map(|one| row("nccl-tests", &one.version, &one.commit, &one.published)));
+    rows.extend(pins.gdrcopy.iter().map(|one| row("GDRCopy", &one.version, &one.commit, &one.published)));
     for plugin in &pins.plugin {
         let source = plugin.source.iter();
         rows.extend(source.map(|one| row("aws-ofi-nccl", &plugin.version, &one.commit, &one.published)));

@@ -1,7 +1,8 @@
 //! The checks of GPUs, their fabric and EFA, each on a machine on which it holds and on those on which it must not.
 
 use crate::support::sandbox::Sandbox;
-use efa_gen::plan::{Action, Assertion};
+use crate::support::{catalog, request};
+use efa_gen::plan::{self, Action, Assertion, Request};
 
 /// Exit code of a check that does not hold.
 const WRONG: Option<i32> = Some(7);
@@ -346,3 +347,63 @@ static cudaError_t cudaDeviceGetPCIBusId(char *to, int size, int gpu) {
 static cudaError_t cudaSetDevice(int gpu) { current = gpu; return fails(fault("set")); }
 static cudaError_t cudaMalloc(void **to, size_t size) { *to = malloc(size); return fails(current == 1 && fault("malloc")); }
 "#;
+
+#[test]
+fn gdrcopy_s_own_tests_pass_on_its_device() {
+    let wanted = |sandbox: &Sandbox| Assertion::Gdrcopy { program: sandbox.text("bin/gdrcopy_sanity") };
+    holds(&with_gpus(0), wanted(&with_gpus(0)), "no NVIDIA GPU on this machine");
+    let sandbox = with_gpus(1);
+    let good = "echo 'Total: 28, Passed: 25, Failed: 0, Waived: 3'";
+    sandbox.program("gdrcopy_sanity", good);
+    fails(&sandbox, wanted(&sandbox), "GDRCopy's module is not loaded");
+    sandbox.write("gdrdrv", "");
+    fails(&sandbox, wanted(&sandbox), "GDRCopy's module is not loaded");
+    std::fs::remove_file(sandbox.path("gdrdrv")).expect("it is there");
+    std::os::unix::fs::symlink("/dev/null", sandbox.path("gdrdrv")).expect("a link");
+    holds(&sandbox, wanted(&sandbox), "Passed: 25");
+    for (body, words) in [
+        (
+            "echo 'Error: Encountered an error or a test failure with status=1' >&2; exit 1",
+            "exit status 1: Error: Encountered",
+        ),
+        ("echo 'Total: 28, Passed: 0, Failed: 0, Waived: 28'", "none of its tests has passed"),
+        ("exit 0", "none of its tests has passed"),
+        ("kill -9 $$", "exit status 137"),
+    ] {
+        sandbox.program("gdrcopy_sanity", body);
+        fails(&sandbox, wanted(&sandbox), words);
+    }
+    std::fs::remove_file(sandbox.path("bin/gdrcopy_sanity")).expect("it is there");
+    fails(&sandbox, wanted(&sandbox), "exit status 127");
+}
+
+/// As systemd would start it: `$$` is a dollar.
+#[test]
+fn gdrcopy_s_unit_makes_the_device_of_the_module_s_number() {
+    let wanted = Request { gdrcopy: true, ..request("ubuntu24", "newest") };
+    let plan = plan::plan(&catalog(), &wanted).expect("it can be planned");
+    let mut units = plan.stages.iter().flat_map(|stage| &stage.steps).flat_map(|step| &step.actions);
+    let unit = units.find_map(|action| match action {
+        Action::WriteFile { path, content, .. } if path.ends_with("/gdrdrv.service") => Some(content.clone()),
+        _ => None,
+    });
+    let unit = unit.expect("the plan writes it");
+    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/bin/sh -c '")).expect("it starts a shell");
+    let program = line.strip_suffix('\'').expect("it is quoted").replace("$$", "$");
+    assert!(!program.contains(['\'', '%', '\\']), "systemd would read it otherwise: {program}");
+    let sandbox = Sandbox::new();
+    sandbox.program("mknod", &format!("echo \"$@\" >>{}", sandbox.text("made")));
+    let run = |devices: &str| {
+        sandbox.write("devices", devices);
+        sandbox.write("gdrdrv", "an old one");
+        let text =
+            program.replace("/proc/devices", &sandbox.text("devices")).replace("/dev/gdrdrv", &sandbox.text("gdrdrv"));
+        let path = format!("{}:/usr/bin:/bin", sandbox.text("bin"));
+        let status = std::process::Command::new("sh").args(["-c", &text]).env("PATH", path).status().expect("a shell");
+        (status.code(), sandbox.read("made"), sandbox.path("gdrdrv").exists())
+    };
+    let others = "Character devices:\n  1 mem\n195 nvidia\n234 gdrdrv2\n";
+    assert_eq!(run(others), (Some(1), String::new(), true), "without the module nothing is made, and it is said");
+    let made = format!("-m 0666 {} c 235 0\n", sandbox.text("gdrdrv"));
+    assert_eq!(run(&format!("{others}235 gdrdrv\n\nBlock devices:\n  7 loop\n")), (Some(0), made, false));
+}

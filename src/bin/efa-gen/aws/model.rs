@@ -107,6 +107,8 @@ impl Instance {
 pub struct TypeInfo {
     pub vcpus: i32,
     pub architectures: Vec<String>,
+    /// EC2's words for the ways in which it boots: `legacy-bios`, `uefi`.
+    pub boot_modes: Vec<String>,
     /// EFA devices at most.
     pub efa: u32,
     /// Network cards.

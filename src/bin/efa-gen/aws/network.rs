@@ -248,10 +248,12 @@ fn type_info(info: sdk::InstanceTypeInfo) -> TypeInfo {
     let strategies = placement.unwrap_or_default();
     let gpus = info.gpu_info.and_then(|gpus| gpus.gpus).unwrap_or_default();
     let architectures = info.processor_info.and_then(|cpu| cpu.supported_architectures).unwrap_or_default();
+    let boot_modes = info.supported_boot_modes.unwrap_or_default();
     let usage = info.supported_usage_classes.unwrap_or_default();
     TypeInfo {
         vcpus: info.v_cpu_info.and_then(|cpus| cpus.default_v_cpus).unwrap_or(0),
         architectures: architectures.iter().map(|name| name.as_str().to_owned()).collect(),
+        boot_modes: boot_modes.iter().map(|mode| mode.as_str().to_owned()).collect(),
         efa: efa.and_then(|efa| u32::try_from(efa).ok()).unwrap_or(0),
         cards: cards.and_then(|cards| u32::try_from(cards).ok()).unwrap_or(1),
         clusters: strategies.contains(&sdk::PlacementGroupStrategy::Cluster),

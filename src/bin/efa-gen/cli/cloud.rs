@@ -23,8 +23,8 @@ pub struct AccountArgs {
 
 /// Flags that a run keeps as it began with them. Named one by one, so that the refusal names the one that was given.
 #[rustfmt::skip]
-const KEPT: [&str; 43] = [
-    "distro", "plan", "force", "reuse", "driver", "stack", "stack_file", "mirror", "yum_repository", "instance_type", "efa", "allow", "no_gpu", "sha256",
+const KEPT: [&str; 44] = [
+    "distro", "plan", "force", "reuse", "driver", "stack", "stack_file", "mirror", "yum_repository", "instance_type", "efa", "allow", "no_gpu", "with", "sha256",
     "efa_digest", "check_signatures", "extra_script", "test", "region", "profile", "builder_type", "spot", "source_ami", "subnet", "root_gib", "kms_key",
     "no_encrypt", "deadline", "tag", "host_key", "private", "session_manager", "instance_profile", "key_type", "name", "gate",
     "copy_to", "copy_kms_key", "share", "deprecate_at", "protect", "ssm_parameter", "manifest",

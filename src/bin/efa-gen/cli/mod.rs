@@ -118,6 +118,10 @@ pub struct RecipeArgs {
     /// CPU-only image: EFA, no driver, no CUDA, no NCCL
     #[arg(long)]
     pub no_gpu: bool,
+    /// Install an optional part as well (repeatable)
+    #[arg(long, value_name = "PART", value_enum)]
+    #[serde(default)]
+    pub with: Vec<PartArg>,
     /// SHA-256 of an artifact, by the name that `efa-gen stacks` shows; may be repeated
     #[arg(long, value_name = "NAME=HEX")]
     pub sha256: Vec<String>,
@@ -134,6 +138,14 @@ pub struct RecipeArgs {
     /// End with guide step 8: run all_reduce_perf on the machine and judge its log
     #[arg(long)]
     pub test: bool,
+}
+
+/// A part that an image does without unless it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartArg {
+    /// GDRCopy: low-latency copies to and from GPU memory, with its kernel module
+    Gdrcopy,
 }
 
 #[derive(Debug, Args)]

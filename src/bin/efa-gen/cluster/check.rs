@@ -78,6 +78,7 @@ pub async fn check(record: &ClusterRecord, nodes: &[Node]) -> Result<ClusterChec
         efa: record.efa(),
         gpus: u64::from(record.gpus),
         fabric: kind.map_or_else(Default::default, |kind| kind.fabric),
+        unregistered: kind.and_then(|kind| kind.gpu.as_ref()).is_some_and(|gpu| gpu.unregistered),
         gpudirect: kind.is_some_and(|kind| kind.gpudirect),
     };
     wrong.extend(findings(&all, &expect));

@@ -105,6 +105,7 @@ impl<'a> LaunchPreflight<'a> {
         let requirements = MachineRequirements {
             flag: "--type",
             architecture: architecture.as_ref().map(|(name, of)| (name.as_str(), *of)),
+            image: image.as_ref(),
             subnet: args.subnet.as_deref(),
             spot: false,
             console: true,

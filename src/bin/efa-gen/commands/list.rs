@@ -92,6 +92,9 @@ pub fn stacks(args: &ListArgs) -> Result<()> {
         }
         let tests = resolved.nccl_tests;
         row("nccl-tests", &tests.version, &tests.url, commit(&tests.commit), &tests.published);
+        if let Some(gdrcopy) = resolved.gdrcopy {
+            row("gdrcopy", &gdrcopy.version, &gdrcopy.url, commit(&gdrcopy.commit), &gdrcopy.published);
+        }
     }
     if args.output == OutputArg::Json {
         return json(&rows);

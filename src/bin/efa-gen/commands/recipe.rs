@@ -10,7 +10,7 @@ use efa_gen::plan::{self, Request};
 use efa_gen::verify::{self, Pin, Refusal};
 
 use super::verify::KEY_LIMIT;
-use crate::cli::RecipeArgs;
+use crate::cli::{PartArg, RecipeArgs};
 use crate::io::files;
 
 /// An extra script larger than this is not a script.
@@ -76,6 +76,7 @@ pub fn request(args: &RecipeArgs) -> Result<Request> {
         efa: args.efa.clone(),
         allow: args.allow.clone(),
         no_gpu: args.no_gpu,
+        gdrcopy: args.with.contains(&PartArg::Gdrcopy),
         sha256,
         efa_digest: args.efa_digest.as_deref().map(str::parse).transpose()?,
         package_keys: args

@@ -95,9 +95,10 @@ impl<'a> BuildPreflight<'a> {
         let Some(identity) = self.context.identity().await else { return Err(self.context.problems) };
         let base = self.base().await;
         let args = self.args;
-        let builder = self.context.machine(&args.builder.builder_type, &self.requirements(BUILDER)).await;
+        let builder =
+            self.context.machine(&args.builder.builder_type, &self.requirements(BUILDER, base.as_ref())).await;
         let gate = match &self.args.publish.gate {
-            Some(kind) => self.context.machine(kind, &self.requirements(GATE)).await,
+            Some(kind) => self.context.machine(kind, &self.requirements(GATE, base.as_ref())).await,
             None => None,
         };
         let public_address = match builder.as_ref().and_then(|builder| builder.subnets.first()) {
@@ -141,12 +142,17 @@ impl<'a> BuildPreflight<'a> {
     }
 
     /// The gate's machines are a cluster's: on demand, and their host keys come by the console.
-    fn requirements(&self, flag: &'static str) -> MachineRequirements<'a> {
+    fn requirements<'r>(&self, flag: &'r str, base: Option<&'r Image>) -> MachineRequirements<'r>
+    where
+        'a: 'r,
+    {
         let gate = flag == GATE;
         let console = self.args.builder.host_key == HostKey::Console && self.args.driver == BuildDriver::Native;
         MachineRequirements {
             flag,
             architecture: Some((&self.plan.base.architecture, "the plan")),
+            // An image has the boot mode of what it is made from.
+            image: base,
             subnet: self.args.builder.subnet.as_deref(),
             spot: self.args.builder.spot && !gate,
             console: console || gate,
@@ -213,6 +219,12 @@ impl<'a> BuildPreflight<'a> {
                 base.id, base.architecture, self.plan.distribution
             );
             self.context.add(Problem::new(what, "choose an AMI of the other architecture"));
+        }
+        if let Some(planned) =
+            self.plan.instance_type.as_ref().and_then(|kind| self.context.catalog.instance_type(kind).ok())
+            && ![Some(&self.args.builder.builder_type), self.args.publish.gate.as_ref()].contains(&Some(&planned.name))
+        {
+            self.context.check_boot_mode(&planned.name, &planned.boot_modes, &base);
         }
         if base.state != "available" {
             self.context.add(Problem::new(format!("AMI {} is {}", base.id, base.state), "wait until it is available"));

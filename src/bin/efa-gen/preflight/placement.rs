@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::context::PreflightContext;
 use super::problem::Problem;
-use crate::aws::model::{Subnet, TypeInfo};
+use crate::aws::model::{Image, Subnet, TypeInfo};
 
 /// A kind of machine that is to be launched.
 #[derive(Debug, Clone, Serialize)]
@@ -23,6 +23,8 @@ pub struct MachineRequirements<'a> {
     pub flag: &'a str,
     /// `x86_64`, and what it is the architecture of; `None` where that is not known.
     pub architecture: Option<(&'a str, &'a str)>,
+    /// What its machines boot, where that is known.
+    pub image: Option<&'a Image>,
     pub subnet: Option<&'a str>,
     pub spot: bool,
     /// Whether the console must be read while the machine runs.
@@ -66,6 +68,9 @@ impl PreflightContext<'_> {
             let what = format!("{kind} is a machine for {all}, {of} is for {architecture}");
             self.add(Problem::new(what, "choose a type of that architecture"));
         }
+        if let Some(image) = requirements.image {
+            self.check_boot_mode(kind, &info.boot_modes, image);
+        }
         if requirements.spot && !info.spot {
             self.add(Problem::new(format!("{kind} can't be had as spot"), "leave out --spot"));
         }
@@ -76,6 +81,17 @@ impl PreflightContext<'_> {
         if requirements.quota {
             self.check_quota(machine, requirements).await;
         }
+    }
+
+    /// An image of one boot mode needs a type that has it; `uefi-preferred` takes what the type has, and an image without a
+    /// word the type's own (Amazon EC2 User Guide, "Instance launch behavior with Amazon EC2 boot modes").
+    pub fn check_boot_mode(&mut self, kind: &str, has: &[String], image: &Image) {
+        let mode = image.boot_mode.as_str();
+        if ["", "uefi-preferred"].contains(&mode) || has.is_empty() || has.iter().any(|one| one == mode) {
+            return;
+        }
+        let what = format!("{kind} boots by {}, {} is an image for {mode}", has.join(", "), image.id);
+        self.add(Problem::new(what, "choose an image for uefi-preferred, or a type that boots as this one needs"));
     }
 
     /// Subnets in zones that have the type.
