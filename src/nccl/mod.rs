@@ -15,6 +15,7 @@ pub mod pairs;
 
 pub use self::judge::judge;
 pub use self::judge::verdict::{Check, Expect, Finding, Outcome, Severity, Verdict};
+pub use self::log::failure::PluginFault;
 pub use self::log::reader::Reader;
-pub use self::log::report::{Channels, Counted, End, Failure, Rank, Report, SizeBandwidth, Versions};
+pub use self::log::report::{Channels, Counted, End, Failure, PluginWarning, Rank, Report, SizeBandwidth, Versions};
 pub use self::log::row::{Preamble, Row, Timing};

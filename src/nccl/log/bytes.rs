@@ -40,8 +40,9 @@ pub(crate) fn float(text: &[u8]) -> Option<f64> {
     std::str::from_utf8(text).ok()?.trim().parse().ok()
 }
 
-/// Whether the text is a version: a digit, then digits, letters, `.`, `+`, `-`.
+/// Whether the text is a version: a digit, then digits, letters, `.`, `+`, `-`; or `git-` and a commit.
 pub(crate) fn version(text: &[u8]) -> Option<&[u8]> {
     let length = text.iter().take_while(|b| b.is_ascii_alphanumeric() || b".+-_".contains(b)).count();
-    (length > 0 && text[0].is_ascii_digit()).then(|| &text[..length])
+    let version = &text[..length];
+    (version.first()?.is_ascii_digit() || version.starts_with(b"git-")).then_some(version)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::failure::PluginFault;
 use super::row::{ColumnLayout, Preamble, RankLine, Row};
 use crate::text::clean;
 
@@ -90,6 +91,27 @@ pub(crate) struct Process {
     pub provider_error: Option<usize>,
     /// The plugin gave GPUDirect up.
     pub gdr_disabled: bool,
+    /// The most fundamental of the plugin's warnings that are faults, and its text.
+    pub plugin_fault: Option<(PluginFault, String)>,
+    /// NCCL's last warning.
+    pub last_warning: String,
+}
+
+impl Process {
+    /// Keeps a fault of the plugin, unless a more fundamental one is known.
+    pub fn add_plugin_fault(&mut self, fault: PluginFault, text: &[u8]) {
+        if self.plugin_fault.as_ref().is_none_or(|(known, _)| fault < *known) {
+            self.plugin_fault = Some((fault, quoted(text)));
+        }
+    }
+}
+
+/// Longest text of a process that is kept, bytes.
+const QUOTE: usize = 400;
+
+/// A message as a finding quotes it.
+fn quoted(text: &[u8]) -> String {
+    clean(&text[..text.len().min(QUOTE)]).trim().to_owned()
 }
 
 /// A rank, as its Rank line has it.
@@ -108,6 +130,8 @@ pub(crate) struct Evidence {
     pub bytes: u64,
     /// Lines by NCCL.
     pub nccl_lines: u64,
+    /// Lines that look like NCCL's or nccl-tests' and were not read, and the first of them.
+    pub unread: (u64, String),
     /// Lines in which two processes wrote over each other.
     pub garbled: u64,
     pub json: bool,
@@ -129,6 +153,12 @@ pub(crate) struct Evidence {
     /// How many, and whether the log says OK.
     pub out_of_bounds: Option<(u64, bool)>,
     pub average: Option<f64>,
+    /// The average's line is there, and is no number.
+    pub average_garbled: bool,
+    /// The line that begins a run is there without its `#`.
+    pub unsigned_preamble: bool,
+    /// Bytes to which nccl-tests reduced the largest size, because the GPU's memory is smaller.
+    pub reduced: Option<u64>,
 
     pub ranks: BTreeMap<u64, RankFacts>,
     /// A rank that two lines tell differently of, or one too many.
@@ -220,9 +250,20 @@ impl Evidence {
         self.failures.entry(at).or_insert_with(|| (clean(line), 0)).1 += 1;
     }
 
-    pub fn add_warning(&mut self, text: &[u8]) {
+    pub fn add_warning(&mut self, process: Option<&[u8]>, text: &[u8]) {
         self.warning_count += 1;
         self.warnings.add_within(text.trim_ascii(), TEXTS);
+        if let Some(process) = process.and_then(|name| self.process(name)) {
+            process.last_warning = quoted(text);
+        }
+    }
+
+    /// A line that looks like NCCL's or nccl-tests' and could not be read.
+    pub fn add_unread(&mut self, line: &[u8]) {
+        self.unread.0 += 1;
+        if self.unread.1.is_empty() {
+            self.unread.1 = quoted(line);
+        }
     }
 
     /// A variable and its value: the first, and whether ranks differ.

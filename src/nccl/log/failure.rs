@@ -3,11 +3,17 @@
 //!
 //! Sources: the help texts of open-mpi/ompi v4.0.3 (orte/, opal/mca/btl/tcp) and, for Open MPI 5, of openpmix/prrte v3.0.0
 //! to v3.0.14 (help-errmgr-base, help-plm-base, help-plm-ssh, help-prun, help-prte-rmaps-base, help-state-base); OpenSSH's
-//! own messages, those of Slurm 22.05 as it ran, NVIDIA/nccl-tests `src/common.h`, NVIDIA/nccl `src/net.cc`,
-//! aws/aws-ofi-nccl. Only the fixed part of each text is matched, within one line: where prrte breaks its lines changed
-//! from v3.0.0 to v3.0.9.
+//! own messages, those of Slurm 22.05 as it ran, MPICH's Hydra, kubectl, the kernel's and glibc's of a process that dies,
+//! pytorch/pytorch (ProcessGroupNCCL, elastic), NVIDIA/nccl-tests `src/common.h`, NVIDIA/nccl (`src/net.cc`, `src/include/checks.h`,
+//! `src/init.cc`), aws/aws-ofi-nccl. Only the fixed part of each text is matched, within one line: where prrte breaks its lines
+//! changed from v3.0.0 to v3.0.9.
 
-use super::bytes::holds;
+use std::sync::LazyLock;
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use serde::Serialize;
+
+use super::bytes::{behind, digits, holds};
 
 /// A text that means failure.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,12 +22,30 @@ pub(crate) struct Text {
     pub needle: &'static str,
     /// What to do about it.
     pub to_do: &'static str,
-    /// Whether it says that time ran out.
-    pub timeout: bool,
+    pub kind: Kind,
+}
+
+/// What a text says of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It failed.
+    Failed,
+    /// Time ran out.
+    TimedOut,
+    /// It failed if the exit status behind the text is not 0.
+    Status,
 }
 
 const fn text(needle: &'static str, to_do: &'static str) -> Text {
-    Text { needle, to_do, timeout: false }
+    Text { needle, to_do, kind: Kind::Failed }
+}
+
+const fn timeout(needle: &'static str) -> Text {
+    Text { needle, to_do: TIME, kind: Kind::TimedOut }
+}
+
+const fn status(needle: &'static str) -> Text {
+    Text { needle, to_do: EARLIER, kind: Kind::Status }
 }
 
 const SSH_KEY: &str = "let the first host log in to every other one with a key, without a prompt";
@@ -39,8 +63,18 @@ const TIME: &str = "look for the rank that printed nothing last, or give it more
 const NCCL_NET: &str = "NCCL_NET names a plugin that was not loaded: put the folder of the plugin's libnccl-net.so into \
                         LD_LIBRARY_PATH on every host";
 
+/// Where the log has no line of NCCL's; where it has, they tell why.
+pub(crate) const AGAIN: &str = "run it again with NCCL_DEBUG=INFO: NCCL's warning before this line tells why";
+const DRIVER: &str = "check the driver with nvidia-smi, and dmesg for Xid, on that host";
+const NOT_BUILT: &str = "NCCL or the program was not built for this GPU: build both with its architecture in NVCC_GENCODE, or take an \
+                         image that was made for this instance type";
+const GPU_MEMORY: &str =
+    "the GPU's memory is full: look with nvidia-smi which process holds it, or end at a smaller size (-e)";
+const HOST_MEMORY: &str = "the host ran out of memory: give the container more, or start fewer ranks on a host";
+const SAME_NCCL: &str = "install the same NCCL on every host, and look which one LD_LIBRARY_PATH finds first";
+
 /// Most fundamental first: where one failure brings another about, it stands before it.
-pub(crate) static RUN: [Text; 47] = [
+pub(crate) static RUN: [Text; 90] = [
     text("Could not resolve hostname", REACH),
     text("Permission denied (publickey", SSH_KEY),
     text("Host key verification failed", HOST_KEY),
@@ -78,19 +112,66 @@ pub(crate) static RUN: [Text; 47] = [
     text("Error: network ", NCCL_NET),
     // What NCCL 2.30 says instead.
     text("Failed to initialize any NET plugin", NCCL_NET),
-    text("Test NCCL failure", "run it again with NCCL_DEBUG=INFO: NCCL's warning before this line tells why"),
-    text("Test CUDA failure", "check the driver with nvidia-smi on that host"),
+    text("Mismatched NCCL version detected", SAME_NCCL),
+    text("Incompatible NCCL versions", SAME_NCCL),
+    // What to do depends on the error's name: see `to_do`.
+    text("Cuda failure ", DRIVER),
+    text("CUDA error: ", DRIVER),
+    text("Out of memory: Killed process", HOST_MEMORY),
+    text("OOMKilled", HOST_MEMORY),
+    text("oom_kill event", HOST_MEMORY),
+    text("The node was low on resource", HOST_MEMORY),
+    text("Test NCCL failure", AGAIN),
+    text("Test CUDA failure", DRIVER),
+    timeout("Test timeout ("),
+    timeout("Watchdog caught collective operation timeout"),
+    timeout("Timeout at NCCL work"),
+    text("NCCL error in: ", AGAIN),
+    text(
+        "ncclRemoteError: ",
+        "another process ended, or the network to it failed: the first rank that failed tells why",
+    ),
+    text("ncclSystemError: ", AGAIN),
+    text("ncclInternalError: ", AGAIN),
+    text("ncclInvalidUsage: ", AGAIN),
+    text("ncclUnhandledCudaError: ", DRIVER),
+    text("Some NCCL operations have failed or timed out", EARLIER),
+    text("we are taking the entire process down", EARLIER),
     text("Test failure", EARLIER),
+    text("# error: ", EARLIER),
     text("has exited due to process rank", EARLIER),
     text("noticed that process rank", EARLIER),
     text("exited on signal", EARLIER),
     text("MPI_ABORT was invoked", EARLIER),
+    text("MPI_ERRORS_ARE_FATAL", EARLIER),
+    text("BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES", EARLIER),
     text("Segmentation fault", EARLIER),
+    text("Process received signal", EARLIER),
+    text("Signal: Aborted (", EARLIER),
+    text("Signal: Bus error (", EARLIER),
+    text("Signal: Floating point exception (", EARLIER),
+    text("Signal: Illegal instruction (", EARLIER),
+    text("Signal: Killed (", EARLIER),
+    text("Signal: Terminated (", EARLIER),
+    text("terminate called ", EARLIER),
+    text("(core dumped)", EARLIER),
+    text("double free or corruption", EARLIER),
+    text("Fatal Python error", EARLIER),
+    text("ChildFailedError", EARLIER),
     text("a required daemon terminated during execution", "check that every host is still up"),
     text("exited with non-zero status", EARLIER),
     text("Per user-direction, the job has been aborted", EARLIER),
-    Text { needle: "The user-provided time limit for job execution has been reached", to_do: TIME, timeout: true },
-    Text { needle: "DUE TO TIME LIMIT", to_do: TIME, timeout: true },
+    timeout("The user-provided time limit for job execution has been reached"),
+    timeout("DUE TO TIME LIMIT"),
+    timeout("was active on the node longer than the specified deadline"),
+    timeout("was active longer than specified deadline"),
+    text("has reached the specified backoff limit", EARLIER),
+    status("command terminated with exit code "),
+    status("Process completed with exit code "),
+    status("failed (exitcode: "),
+    status("exited with code "),
+    status("EXIT CODE: "),
+    text("Job step aborted", EARLIER),
     text("error: execve():", PATHS),
     text(
         "srun: error: Invalid MPI type",
@@ -114,15 +195,106 @@ pub(crate) static PROVIDER: [&str; 7] = [
 /// The plugin's word for a type that could do GPUDirect and does not.
 pub(crate) const GDR_DISABLED: &str = "GDR disabled on GDR-supported instance type";
 
-/// The failure that this line tells of: its place in [`RUN`]. A shell's trace (`+ ...`) shows commands, not messages.
-pub(crate) fn run(line: &[u8]) -> Option<usize> {
+/// Both tables in one automaton: a log of prose is searched once, not once a text.
+static TEXTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
+    let needles = RUN.iter().map(|text| text.needle).chain(PROVIDER);
+    AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(needles).expect("the needles are few and short")
+});
+
+/// What a line tells: places in [`RUN`] and in [`PROVIDER`], the most fundamental of each. A shell's trace (`+ ...`) shows
+/// commands, not messages.
+pub(crate) fn told(line: &[u8]) -> (Option<usize>, Option<usize>) {
+    let (mut run, mut provider) = (None::<usize>, None::<usize>);
     if line.starts_with(b"+ ") {
-        return None;
+        return (run, provider);
     }
-    RUN.iter().position(|failure| holds(line, failure.needle))
+    for found in TEXTS.find_overlapping_iter(line) {
+        let at = found.pattern().as_usize();
+        match RUN.get(at) {
+            None => {
+                let at = at - RUN.len();
+                provider = Some(provider.map_or(at, |known| known.min(at)));
+            }
+            Some(text) if text.kind == Kind::Status && !failed_status(&line[found.end()..]) => {}
+            Some(_) => run = Some(run.map_or(at, |known| known.min(at))),
+        }
+    }
+    (run, provider)
 }
 
-/// The trouble that this line tells of: its place in [`PROVIDER`].
-pub(crate) fn provider(line: &[u8]) -> Option<usize> {
-    PROVIDER.iter().position(|needle| holds(line, needle))
+/// Whether a number that is not 0 stands here.
+fn failed_status(text: &[u8]) -> bool {
+    let negative = text.strip_prefix(b"-");
+    digits(negative.unwrap_or(text)).is_some_and(|(status, _)| status != 0)
+}
+
+/// What to do about a line that holds the text at this place of [`RUN`].
+pub(crate) fn to_do(at: usize, line: &[u8]) -> &'static str {
+    let text = &RUN[at];
+    if text.to_do != DRIVER {
+        return text.to_do;
+    }
+    // CUDA's names for code that is not there for this GPU (cuda.h: 209, 500; cudart's 98).
+    let not_built = ["named symbol not found", "no kernel image", "invalid device function"];
+    if not_built.iter().any(|words| holds(line, words)) {
+        NOT_BUILT
+    } else if holds(line, "out of memory") {
+        GPU_MEMORY
+    } else {
+        DRIVER
+    }
+}
+
+/// A warning of the plugin by which a rank did not get its network, or lost it. The most fundamental first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PluginFault {
+    /// Memory could not be allocated or registered.
+    Memory,
+    /// A transfer ended with an error, or the other side could not be addressed.
+    Transfer,
+    /// The plugin did not start. Where the same process selects a provider later, it was a try.
+    Start,
+}
+
+impl PluginFault {
+    /// All of them.
+    pub const ALL: [PluginFault; 3] = [PluginFault::Memory, PluginFault::Transfer, PluginFault::Start];
+
+    /// What to do about it.
+    pub fn to_do(self) -> &'static str {
+        match self {
+            PluginFault::Memory => {
+                "raise the limit of locked memory there (ulimit -l must say unlimited, also in the job's or container's own session), \
+                 and see whether huge pages are free (grep Huge /proc/meminfo)"
+            }
+            PluginFault::Transfer => {
+                "let the security group in and out to itself, all traffic, in both directions; then look whether the rank on the \
+                 other side is still alive"
+            }
+            PluginFault::Start => {
+                "compare the versions of EFA installer, plugin and driver on every host, and check with `fi_info -p efa` that there is \
+                 an EFA device"
+            }
+        }
+    }
+}
+
+/// What a warning after `NET/OFI ` is a fault of, if it is one (aws/aws-ofi-nccl: its calls of NCCL_OFI_WARN; `RC` is libfabric's
+/// or the kernel's error number, 12 being ENOMEM).
+pub(crate) fn plugin(text: &[u8]) -> Option<PluginFault> {
+    let any = |words: &[&str]| words.iter().any(|words| holds(text, words));
+    // What a run does without: NCCL's own transfers from the GPU, and the choice of an algorithm.
+    if text.starts_with(b"gin") || any(&["GIN", "uner"]) {
+        return None;
+    }
+    let code = behind(text, "RC: ").map(|rest| rest.strip_prefix(b"-").unwrap_or(rest));
+    let out_of_memory = code.and_then(digits).is_some_and(|(code, _)| code == 12);
+    if out_of_memory || any(&["Cannot allocate memory", "register memory", "memory registration", "RLIMIT_MEMLOCK"]) {
+        return Some(PluginFault::Memory);
+    }
+    if any(&["completed with error", "remote address into address vector", "Remote error"]) {
+        return Some(PluginFault::Transfer);
+    }
+    any(&["RC: ", "failed", "Failed", "Unable to", "Couldn't", "Could not"]).then_some(PluginFault::Start)
 }

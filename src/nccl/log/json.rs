@@ -130,7 +130,7 @@ pub(crate) fn take(evidence: &mut Evidence, text: &[u8]) -> bool {
     evidence.out_of_bounds = out_of_bounds.map(|found| (whole(found.count), found.okay == "true"));
     evidence.average = average_bus_bandwidth.map(|average| average.bandwidth);
     for error in errors.iter().filter(|error| !error.trim().is_empty()) {
-        evidence.add_warning(error.as_bytes());
+        evidence.add_warning(None, error.as_bytes());
     }
     true
 }
@@ -154,6 +154,7 @@ impl Measured {
             count: self.count,
             data_type: clean(self.r#type.as_bytes()),
             redop: clean(self.redop.as_bytes()),
+            root: None,
             out_of_place: timing(self.out_of_place),
             in_place: self.in_place.map(timing),
         }

@@ -5,6 +5,10 @@
 //! `FILE:LINE` before `NCCL WARN`, and from 2.28 on a date before it all and a function's signature, with blanks, for
 //! the file.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
 use super::bytes::{behind, digits};
 
 /// How serious NCCL says that a message is.
@@ -63,7 +67,7 @@ fn without_prefix(line: &[u8]) -> Option<&[u8]> {
 pub(crate) fn message(line: &[u8]) -> Option<NcclMessage<'_>> {
     let line = undated(line);
     let host = memchr::memchr(b':', &line[..line.len().min(260)])?;
-    if host == 0 || line[..host].contains(&b' ') {
+    if host == 0 || !line[..host].iter().all(|b| is_of_a_host(*b)) || is_a_stamp(&line[..host]) {
         return None;
     }
     let (_, rest) = digits(&line[host + 1..])?;
@@ -80,6 +84,65 @@ pub(crate) fn message(line: &[u8]) -> Option<NcclMessage<'_>> {
     }
     let text = behind(rest, "NCCL WARN ")?;
     Some(NcclMessage { process, level: Level::Warn, text })
+}
+
+static NCCL: LazyLock<Finder> = LazyLock::new(|| Finder::new(" NCCL "));
+
+/// One of NCCL's messages, wherever it stands in the line: what is before HOST:PID:TID is somebody else's.
+pub(crate) fn message_within(line: &[u8]) -> Option<NcclMessage<'_>> {
+    let at = NCCL.find(line)?;
+    let rest = &line[at + NCCL.needle().len()..];
+    let (head, mut words) = (&line[..at], 0);
+    if let Some(text) = rest.strip_prefix(b"INFO ") {
+        // `HOST:PID:TID`, or that and `[DEV]`.
+        let head = head.trim_ascii_end();
+        let device = head.strip_suffix(b"]").and_then(|head| memchr::memrchr(b'[', head).map(|at| &head[..at]));
+        let process = process_at_the_end(device.unwrap_or(head).trim_ascii_end())?;
+        return Some(NcclMessage { process, level: Level::Info, text });
+    }
+    let text = rest.strip_prefix(b"WARN ")?;
+    // Before the file, or the function, with its types and blanks.
+    let mut head = head;
+    while words < 40 {
+        let word = head.iter().rposition(u8::is_ascii_whitespace).map_or(0, |at| at + 1);
+        if let Some(process) = process_at_the_end(&head[word..]) {
+            return Some(NcclMessage { process, level: Level::Warn, text });
+        }
+        head = head[..word].trim_ascii_end();
+        if head.is_empty() {
+            return None;
+        }
+        words += 1;
+    }
+    None
+}
+
+/// Whether this word ends in a process of NCCL.
+pub(crate) fn names_a_process(word: &[u8]) -> bool {
+    process_at_the_end(word).is_some()
+}
+
+/// `HOST:PID` of a text that ends in `HOST:PID:TID`.
+fn process_at_the_end(text: &[u8]) -> Option<&[u8]> {
+    let number = |text: &[u8]| {
+        let digits = text.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+        (digits > 0).then(|| text.len() - digits)
+    };
+    let before_thread = text[..number(text)?].strip_suffix(b":")?;
+    let before_process = before_thread[..number(before_thread)?].strip_suffix(b":")?;
+    let host = before_process.iter().rev().take_while(|b| is_of_a_host(**b)).count();
+    let host = &before_process[before_process.len() - host..];
+    (!host.is_empty() && !is_a_stamp(host)).then(|| &before_thread[before_process.len() - host.len()..])
+}
+
+/// Whether this is what stands before the minutes of a stamp: 10:00:00 or 2026-11-30T10:00:00 is no process.
+fn is_a_stamp(host: &[u8]) -> bool {
+    let date = matches!(host, [_, _, _, _, b'-', _, _, b'-', ..]) && host[..4].iter().all(u8::is_ascii_digit);
+    date || host.iter().all(u8::is_ascii_digit)
+}
+
+fn is_of_a_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
 }
 
 /// Without `[2026-11-22 08:36:15] `.

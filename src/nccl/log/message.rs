@@ -10,7 +10,7 @@ use memchr::memmem::Finder;
 
 use super::bytes::{after, behind, digits, holds, version};
 use super::evidence::Evidence;
-use super::failure;
+use super::failure::{self, PluginFault};
 use super::line::{Level, NcclMessage};
 
 /// The names under which aws-ofi-nccl is NCCL's network: up to 1.12.1, from 1.13.0 on, and by `NCCL_NET=OFI`.
@@ -27,6 +27,8 @@ const DATAGRAMS: &[u8] = b"efa;ofi_rxd";
 pub(crate) fn take(evidence: &mut Evidence, message: NcclMessage) {
     evidence.nccl_lines += 1;
     let NcclMessage { process, level, text } = message;
+    // Who takes part, whatever it says.
+    evidence.process(process);
     if level == Level::Warn {
         warn(evidence, process, text);
         return;
@@ -52,12 +54,19 @@ pub(crate) fn take(evidence: &mut Evidence, message: NcclMessage) {
 }
 
 fn warn(evidence: &mut Evidence, process: &[u8], text: &[u8]) {
-    evidence.add_warning(text);
-    if let Some(at) = failure::run(text) {
+    evidence.add_warning(Some(process), text);
+    let (run, provider) = failure::told(text);
+    if let Some(at) = run {
         evidence.add_failure(at, &[process, b": ", text].concat());
     }
-    if let Some(ofi) = after(text, "NET/OFI ") {
-        plugin(evidence, process, ofi);
+    let Some(ofi) = after(text, "NET/OFI ") else { return };
+    plugin(evidence, process, ofi);
+    // What was told as a missing provider is not told again.
+    if provider.is_none()
+        && let Some(fault) = failure::plugin(ofi)
+        && let Some(process) = evidence.process(process)
+    {
+        process.add_plugin_fault(fault, text);
     }
 }
 
@@ -87,7 +96,7 @@ fn channel(evidence: &mut Evidence, process: &[u8], text: &[u8]) {
 /// `Using network AWS Libfabric`; from 2.21 on also `Using internal network plugin.`
 fn network(evidence: &mut Evidence, process: &[u8], text: &[u8]) {
     if let Some(name) = after(text, "Using network ") {
-        let name = name.trim_ascii();
+        let name = of_a_name(name);
         if name.is_empty() || holds(name, " NCCL ") {
             evidence.garbled += 1;
             return;
@@ -120,6 +129,12 @@ fn named(evidence: &mut Evidence, process: &[u8], text: &[u8]) {
             evidence.add_variable(name, value.strip_suffix(b".").unwrap_or(value));
         }
     }
+}
+
+/// The text up to the first byte that no network's name has: an envelope may end behind it.
+fn of_a_name(text: &[u8]) -> &[u8] {
+    let length = text.iter().take_while(|b| b.is_ascii_alphanumeric() || b" ._+/()-".contains(b)).count();
+    text[..length].trim_ascii()
 }
 
 /// `2.8.3+cuda11.2`: on a line of its own up to about 2.23, later with a prefix on each rank.
@@ -160,7 +175,7 @@ fn plugin(evidence: &mut Evidence, process: &[u8], text: &[u8]) {
 /// `efa`; `efa;ofi_rxr` in 2019; `efa (found 1 nics)` from 1.6; `efa, fabric is efa-direct (found 8 nics)` from 1.14.
 /// The name ends at the first `;`, `,` or blank, and must be `efa`: `tcp;ofi_rxm` has EFA's look otherwise.
 fn provider(evidence: &mut Evidence, process: &[u8], selected: &[u8]) {
-    let length = selected.iter().position(|b| b";, \t".contains(b)).unwrap_or(selected.len());
+    let length = selected.iter().take_while(|b| b.is_ascii_alphanumeric() || b"_-+".contains(b)).count();
     // A layer over EFA's datagrams, not EFA's own protocol.
     let length = if selected.starts_with(DATAGRAMS) { DATAGRAMS.len() } else { length };
     let bit = evidence.providers.add(&selected[..length]);
@@ -169,11 +184,13 @@ fn provider(evidence: &mut Evidence, process: &[u8], selected: &[u8]) {
     if let Some(process) = evidence.process(process) {
         process.providers |= bit;
         process.nics = nics.or(process.nics);
+        // What failed before was a try.
+        process.plugin_fault.take_if(|(fault, _)| *fault == PluginFault::Start);
     }
 }
 
 fn provider_error(evidence: &mut Evidence, process: &[u8], text: &[u8]) {
-    let Some(at) = failure::provider(text) else { return };
+    let Some(at) = failure::told(text).1 else { return };
     if let Some(process) = evidence.process(process) {
         process.provider_error = Some(process.provider_error.map_or(at, |known| known.min(at)));
     }

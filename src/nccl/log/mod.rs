@@ -1,6 +1,7 @@
 //! Owns the reading of NCCL logs: from bytes to evidence, in one pass and in bounded memory.
 
 pub(crate) mod bytes;
+pub(crate) mod envelope;
 pub(crate) mod evidence;
 pub(crate) mod failure;
 pub(crate) mod json;

@@ -1,10 +1,11 @@
 //! Owns reading a log: bytes in pieces of any length -> lines -> evidence, in memory that does not grow with the log.
 
-use super::bytes::{after, digits, float, version};
+use super::bytes::{after, digits, float, holds, version};
+use super::envelope::{Prefixes, Utf16, anchor, of_json, without_colours, without_tags};
 use super::evidence::Evidence;
 use super::failure;
 use super::json;
-use super::line::{bare, message};
+use super::line::{bare, message, message_within};
 use super::message::{nccl_version, take};
 use super::row::{ColumnLayout, ParsedLine, Preamble, Row, rank, row};
 use crate::nccl::log::report::Report;
@@ -12,6 +13,9 @@ use crate::text::clean;
 
 /// Longest line that is looked at, bytes; what is beyond it is skipped.
 const LINE: usize = 64 << 10;
+
+/// What programs of Windows put at the beginning of UTF-8.
+const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Largest JSON document that is read, bytes: some 4,000 ranks and rows.
 const DOCUMENT: usize = 8 << 20;
@@ -31,6 +35,10 @@ pub struct Reader {
     /// The line that the last piece ended in, at most [`LINE`] bytes of it.
     pending: Vec<u8>,
     shape: Shape,
+    prefixes: Prefixes,
+    utf16: Option<Utf16>,
+    /// Whether the last line ended in CR: a LF behind it ends no other.
+    after_cr: bool,
 }
 
 #[derive(Debug, Default)]
@@ -51,11 +59,38 @@ impl Reader {
     /// The next bytes of the log. Where they are cut makes no difference.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.evidence.bytes += bytes.len() as u64;
+        match &mut self.utf16 {
+            Some(utf16) => {
+                let text = utf16.decode(bytes);
+                self.utf8(&text);
+            }
+            None => self.utf8(bytes),
+        }
+    }
+
+    fn utf8(&mut self, bytes: &[u8]) {
         match self.shape {
             Shape::Text => self.text(bytes),
             Shape::Document => self.document(bytes),
             Shape::Open => {
                 self.pending.extend_from_slice(bytes);
+                if self.utf16.is_none() {
+                    if let Some(mut utf16) = Utf16::by_mark(&self.pending) {
+                        let text = utf16.decode(&std::mem::take(&mut self.pending)[2..]);
+                        self.utf16 = Some(utf16);
+                        self.utf8(&text);
+                        return;
+                    }
+                    if self.pending.starts_with(UTF8_MARK) {
+                        self.pending.drain(..UTF8_MARK.len());
+                    }
+                    // A part of such a mark.
+                    if matches!(self.pending[..], [0xfe | 0xff])
+                        || !self.pending.is_empty() && UTF8_MARK.starts_with(&self.pending)
+                    {
+                        return;
+                    }
+                }
                 let mut visible = self.pending.iter().filter(|b| !b.is_ascii_whitespace());
                 match (visible.next(), visible.next()) {
                     (Some(b'{'), Some(b'"')) => {
@@ -89,6 +124,9 @@ impl Reader {
         if !rest.is_empty() {
             self.line(&rest);
         }
+        for line in self.prefixes.waiting() {
+            self.evidence.add_unread(line);
+        }
         Report::new(self.evidence, exit_status)
     }
 
@@ -108,36 +146,95 @@ impl Reader {
 
     fn text(&mut self, mut bytes: &[u8]) {
         if !self.pending.is_empty() {
-            let end = memchr::memchr(b'\n', bytes);
+            let end = memchr::memchr2(b'\n', b'\r', bytes);
             let room = LINE.saturating_sub(self.pending.len());
             let first = &bytes[..end.unwrap_or(bytes.len())];
             self.pending.extend_from_slice(&first[..first.len().min(room)]);
             let Some(end) = end else { return };
             let line = std::mem::take(&mut self.pending);
             self.line(&line);
+            self.after_cr = bytes[end] == b'\r';
             bytes = &bytes[end + 1..];
         }
-        while let Some(end) = memchr::memchr(b'\n', bytes) {
-            self.line(&bytes[..end.min(LINE)]);
+        while let Some(end) = memchr::memchr2(b'\n', b'\r', bytes) {
+            if end > 0 || !self.after_cr || bytes[end] != b'\n' {
+                self.line(&bytes[..end.min(LINE)]);
+            }
+            self.after_cr = bytes[end] == b'\r';
             bytes = &bytes[end + 1..];
         }
         self.pending.extend_from_slice(&bytes[..bytes.len().min(LINE)]);
     }
 
     fn line(&mut self, line: &[u8]) {
-        let evidence = &mut self.evidence;
-        evidence.lines += 1;
-        let line = bare(line);
-        match line.first() {
-            None => {}
-            Some(b'#') => comment(evidence, &line[1..]),
-            Some(b' ' | b'0'..=b'9') => match row(line, evidence.layout) {
-                ParsedLine::Row(row) => evidence.add_row(row),
-                ParsedLine::Damaged => evidence.damaged_rows += 1,
-                ParsedLine::No => other(evidence, line),
-            },
-            Some(_) => other(evidence, line),
+        self.evidence.lines += 1;
+        let plain = without_colours(line);
+        let line = plain.as_deref().unwrap_or(line);
+        match of_json(line) {
+            Some(text) => text.lines().for_each(|line| self.enveloped(line.as_bytes())),
+            None => self.enveloped(line),
         }
+    }
+
+    /// A line with what stands before it.
+    fn enveloped(&mut self, line: &[u8]) {
+        let untagged = without_tags(line);
+        let line = bare(untagged.as_deref().unwrap_or(line));
+        if self.known(line) {
+            return;
+        }
+        if let Some(rest) = self.prefixes.strip(line) {
+            // Behind a stamp there may be a launcher's tag.
+            let rest = bare(rest);
+            if !self.known(rest) {
+                other(&mut self.evidence, rest);
+            }
+        } else if let Some(at) = anchor(line) {
+            for line in self.prefixes.learn(line, at) {
+                if let Some(rest) = self.prefixes.strip(&line) {
+                    self.known(bare(rest));
+                }
+            }
+        } else {
+            other(&mut self.evidence, line);
+        }
+    }
+
+    /// Takes a line that begins as nccl-tests' or NCCL's do, or holds one of NCCL's. Whether it is one.
+    fn known(&mut self, line: &[u8]) -> bool {
+        let evidence = &mut self.evidence;
+        match line.first() {
+            None => return true,
+            Some(b'#') => {
+                comment(evidence, &line[1..]);
+                if let (Some(at), _) = failure::told(line) {
+                    evidence.add_failure(at, line);
+                }
+                return true;
+            }
+            Some(b' ' | b'0'..=b'9') => match row(line, evidence.layout) {
+                ParsedLine::Row(row) => {
+                    evidence.add_row(row);
+                    return true;
+                }
+                ParsedLine::Damaged => {
+                    evidence.damaged_rows += 1;
+                    return true;
+                }
+                ParsedLine::No => {}
+            },
+            Some(_) => {}
+        }
+        if let Some(message) = message(line).or_else(|| message_within(line)) {
+            take(evidence, message);
+            return true;
+        }
+        if let Some(version) = after(line, "NCCL version ") {
+            evidence.nccl_lines += 1;
+            nccl_version(evidence, version);
+            return true;
+        }
+        false
     }
 }
 
@@ -162,6 +259,7 @@ fn comment(evidence: &mut Evidence, text: &[u8]) {
         // `OK` or `FAILED` follows where NCCL_TESTS_MIN_BW is set; it judges the average, which says little.
         let value = value.split(u8::is_ascii_whitespace).next().unwrap_or_default();
         evidence.average = float(value).filter(|average| average.is_finite());
+        evidence.average_garbled = evidence.average.is_none();
     } else if let Some(name) = after(text, "Collective test starting:") {
         evidence.started = true;
         evidence.collective = Some(clean(name));
@@ -169,22 +267,27 @@ fn comment(evidence: &mut Evidence, text: &[u8]) {
         evidence.concluded = true;
     } else if let Some(version) = after(text, "nccl-tests version ").and_then(version) {
         evidence.nccl_tests.add(version);
+    } else if let Some(rest) = after(text, "Reducing maxBytes to ") {
+        evidence.reduced = digits(rest).map(|(bytes, _)| bytes).or(evidence.reduced);
     }
 }
 
 fn other(evidence: &mut Evidence, line: &[u8]) {
-    if let Some(message) = message(line) {
-        take(evidence, message);
-        return;
+    // A document, or a page of the web, loses the `#`. What else it lost is not known: such a beginning is none.
+    let text = line.trim_ascii();
+    let looks = |words: &&str| holds(text, words);
+    if text.starts_with(b"nThread ") {
+        evidence.unsigned_preamble = true;
+    } else if ["NCCL INFO ", "NCCL WARN ", "nThread "].iter().any(looks) && !text.starts_with(b"+ ") {
+        evidence.add_unread(line);
+    } else {
+        comment(evidence, text);
     }
-    if let Some(version) = after(line, "NCCL version ") {
-        evidence.nccl_lines += 1;
-        nccl_version(evidence, version);
-    }
-    if let Some(at) = failure::run(line) {
+    let (run, provider) = failure::told(line);
+    if let Some(at) = run {
         evidence.add_failure(at, line);
     }
-    if let Some(at) = failure::provider(line) {
+    if let Some(at) = provider {
         evidence.provider_error = Some(evidence.provider_error.map_or(at, |known| known.min(at)));
     }
 }

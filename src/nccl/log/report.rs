@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::evidence::{Evidence, Names, Process};
-use super::failure;
+use super::failure::{self, Kind, PluginFault};
 use super::row::{Preamble, Row};
 
 /// How the run ended.
@@ -91,6 +91,10 @@ pub struct Rank {
     pub provider_error: Option<String>,
     /// The plugin says that it gave GPUDirect up.
     pub gdr_disabled: bool,
+    /// A warning of the plugin by which this process did not get its network or lost it, and of which kind it is.
+    pub plugin_fault: Option<PluginWarning>,
+    /// NCCL's last warning.
+    pub last_warning: String,
 }
 
 impl Rank {
@@ -101,6 +105,15 @@ impl Rank {
             None => format!("process {} of {}", self.pid, self.host),
         }
     }
+}
+
+/// A warning of the plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PluginWarning {
+    /// What it is a fault of.
+    pub kind: PluginFault,
+    /// As the log has it, cut at 400 bytes.
+    pub text: String,
 }
 
 /// A text of the log that means that the run failed.
@@ -136,11 +149,19 @@ pub struct Report {
     pub json: bool,
     /// `all_reduce_perf`, where the log says so (nccl-tests 2.16.7 and newer).
     pub collective: Option<String>,
+    /// Whether the line that ends the test is there (nccl-tests 2.16.7 and newer), and no line of the summary is garbled.
+    pub concluded: bool,
+    /// Whether the line that begins a run is there without its `#`.
+    pub unsigned_preamble: bool,
+    /// Bytes to which nccl-tests reduced the largest size by itself, because the GPU has no more memory.
+    pub reduced_to: Option<u64>,
     /// What was to be measured.
     pub preamble: Option<Preamble>,
     /// Runs that the log holds the beginning of.
     pub runs: u64,
-    /// Distinct hosts of the Rank lines, in the order of ranks.
+    /// The test, where the log does not name it: what its rows come from.
+    pub inferred_collective: Option<&'static str>,
+    /// Distinct hosts of the Rank lines, in the order of ranks; without such lines, the hosts that NCCL's lines name.
     pub hosts: Vec<String>,
     /// Ranks in order, then processes that no Rank line names.
     pub ranks: Vec<Rank>,
@@ -197,14 +218,30 @@ pub struct Report {
     pub nccl_lines: u64,
     /// Lines in which processes wrote over each other.
     pub garbled_lines: u64,
+    /// Lines that look like NCCL's or nccl-tests' and were not read.
+    pub unread_lines: u64,
+    /// The first of them.
+    pub first_unread: String,
     /// Lines of the log.
     pub lines: u64,
 }
 
 impl Report {
-    /// Whether it is a run of all_reduce_perf: where the log does not name the test, it is the one that everybody runs.
+    /// Whether it is a run of all_reduce_perf, by its name or by its rows.
     pub(crate) fn is_all_reduce(&self) -> bool {
-        self.collective.as_deref().is_none_or(|name| name.starts_with("all_reduce"))
+        let name = self.collective.as_deref().or(self.inferred_collective);
+        name.is_some_and(|name| name.starts_with("all_reduce"))
+    }
+
+    /// Whether the test compares values of separate buffers alone.
+    pub(crate) fn never_checks_in_place(&self) -> bool {
+        let name = self.collective.as_deref().or(self.inferred_collective);
+        name.is_some_and(|name| !name.starts_with("all_reduce"))
+    }
+
+    /// The sizes that were to be measured: how many, and the last one.
+    pub(crate) fn sizes(&self) -> Option<(u64, u64)> {
+        sizes(self.preamble.as_ref()?, self.reduced_to)
     }
 
     pub(crate) fn new(evidence: Evidence, exit_status: Option<i32>) -> Report {
@@ -218,11 +255,14 @@ impl Report {
             in_place: row.in_place.as_ref().map(|timing| timing.busbw),
         };
         let best = |row: &&Row| row.in_place.as_ref().map_or(0.0, |timing| timing.busbw).max(row.out_of_place.busbw);
-        let failures = evidence.failures.iter().map(|(at, (line, count))| Failure {
-            line: line.clone(),
-            count: *count,
-            to_do: failure::RUN[*at].to_do,
+        // Who has NCCL's lines need not ask for them.
+        let again =
+            if evidence.nccl_lines > 0 { "what the ranks said before this line tells why" } else { failure::AGAIN };
+        let failures = evidence.failures.iter().map(|(at, (line, count))| {
+            let to_do = failure::to_do(*at, line.as_bytes());
+            Failure { line: line.clone(), count: *count, to_do: if to_do == failure::AGAIN { again } else { to_do } }
         });
+        let inferred_collective = if evidence.collective.is_none() { inferred(&evidence) } else { None };
         Report {
             end: end(&evidence, exit_status),
             exit_status,
@@ -253,9 +293,15 @@ impl Report {
             failures: failures.collect(),
             nccl_lines: evidence.nccl_lines,
             garbled_lines: evidence.garbled,
+            unread_lines: evidence.unread.0,
+            first_unread: evidence.unread.1,
             lines: evidence.lines,
             ranks,
+            inferred_collective,
             collective: evidence.collective,
+            concluded: evidence.concluded && !evidence.average_garbled,
+            unsigned_preamble: evidence.unsigned_preamble,
+            reduced_to: evidence.reduced,
             preamble: evidence.preamble,
             rows: evidence.rows,
             environment: evidence.environment,
@@ -298,7 +344,7 @@ fn channels(evidence: &Evidence) -> Vec<Channels> {
 }
 
 fn end(evidence: &Evidence, exit_status: Option<i32>) -> End {
-    if exit_status == Some(124) || evidence.failures.keys().any(|at| failure::RUN[*at].timeout) {
+    if exit_status == Some(124) || evidence.failures.keys().any(|at| failure::RUN[*at].kind == Kind::TimedOut) {
         return End::TimedOut;
     }
     if exit_status.is_some_and(|status| status != 0) || !evidence.failures.is_empty() {
@@ -308,16 +354,44 @@ fn end(evidence: &Evidence, exit_status: Option<i32>) -> End {
         return End::Excerpt;
     }
     let last = evidence.rows.last();
-    let sizes = evidence.preamble.as_ref().and_then(Preamble::sizes);
+    let sizes = evidence.preamble.as_ref().and_then(|preamble| sizes(preamble, evidence.reduced));
     // Some collectives round a size down to whole 16-byte parts for each rank.
     let slack = 16 * (evidence.ranks.len() as u64).max(1);
     let reached = match (last, sizes) {
         (Some(row), Some((count, size))) => row.size.saturating_add(slack) > size && evidence.row_count >= count,
         (last, _) => last.is_some(),
     };
-    let summary = evidence.out_of_bounds.is_some() && evidence.average.is_some();
+    let summary = evidence.out_of_bounds.is_some()
+        && (evidence.average.is_some() || evidence.concluded && !evidence.average_garbled);
     let concluded = evidence.concluded || !evidence.started;
     if reached && summary && concluded && evidence.damaged_rows == 0 { End::Complete } else { End::Truncated }
+}
+
+/// The sizes that are measured where the GPU's memory sets the largest.
+fn sizes(preamble: &Preamble, reduced: Option<u64>) -> Option<(u64, u64)> {
+    let max_bytes = reduced.map_or(preamble.max_bytes, |reduced| reduced.min(preamble.max_bytes));
+    Preamble { max_bytes, ..preamble.clone() }.sizes()
+}
+
+/// Which test wrote these rows: by its operation, its root, how many elements of a size a rank has, and whether it ever compares
+/// values in place (NVIDIA/nccl-tests, `src/*.cu`). `None` where several could have.
+fn inferred(evidence: &Evidence) -> Option<&'static str> {
+    let row = evidence.rows.iter().rev().find(|row| row.count > 0)?;
+    let parts = row.size.checked_div(row.count.checked_mul(row.element()?)?)?;
+    let operation = !["", "none"].contains(&row.redop.as_str());
+    let in_place = |row: &Row| row.in_place.as_ref().is_some_and(|timing| timing.wrong.is_some());
+    let separate_alone =
+        evidence.rows.iter().any(|row| row.out_of_place.wrong.is_some()) && !evidence.rows.iter().any(in_place);
+    match (parts, operation) {
+        (1, _) if separate_alone => Some("sendrecv"),
+        (1, true) if row.root.is_some_and(|root| root >= 0) => Some("reduce"),
+        (1, true) => Some("all_reduce"),
+        (1, false) if row.root.is_some_and(|root| root >= 0) => Some("broadcast"),
+        (2.., true) => Some("reduce_scatter"),
+        (2.., false) if separate_alone => Some("alltoall"),
+        (2.., false) => Some("all_gather or alltoall"),
+        _ => None,
+    }
 }
 
 fn ranks(evidence: &Evidence) -> Vec<Rank> {
@@ -355,6 +429,8 @@ fn rank_of(evidence: &Evidence, process: &Process) -> Rank {
         plugin_missing: process.plugin_missing,
         provider_error: process.provider_error.map(|at| failure::PROVIDER[at].to_owned()),
         gdr_disabled: process.gdr_disabled,
+        plugin_fault: process.plugin_fault.clone().map(|(kind, text)| PluginWarning { kind, text }),
+        last_warning: process.last_warning.clone(),
         ..Rank::default()
     }
 }
@@ -380,6 +456,11 @@ fn hosts_and_gpus(evidence: &Evidence) -> (Vec<String>, Vec<Counted>) {
             hosts.push(facts.host.clone());
         }
         *gpus.entry(&facts.gpu).or_default() += 1;
+    }
+    if evidence.ranks.is_empty() {
+        let named = evidence.processes.iter().filter_map(|process| process.name.split_once(':'));
+        let mut known = std::collections::HashSet::new();
+        hosts.extend(named.map(|(host, _)| host).filter(|host| known.insert(*host)).map(str::to_owned));
     }
     (hosts, gpus.into_iter().map(|(name, count)| Counted { name: name.to_owned(), count }).collect())
 }

@@ -2,7 +2,7 @@
 //!
 //! Rows have 12 fields up to nccl-tests 2.11 (`size count type redop | time algbw busbw error`, twice), 13 from 2.13.0 on
 //! (`root` after `redop`, `#wrong` for `error`), and more with `-S` or per-iteration times: columns are found by the
-//! header, else by their number. Times may lack a dot, `#wrong` may be `N/A`, sizes may be 0.
+//! header, else by their number; an operation may be blank. Times may lack a dot, `#wrong` may be `N/A`, sizes may be 0.
 
 use serde::Serialize;
 
@@ -33,6 +33,9 @@ pub struct Row {
     pub data_type: String,
     /// `sum`, or `none`; empty where the table has no such column.
     pub redop: String,
+    /// The rank that sends or receives all, where the table has that column and the test has one; -1 where it has none.
+    #[serde(skip)]
+    pub root: Option<i64>,
     /// Separate buffers.
     pub out_of_place: Timing,
     /// One buffer; absent where the test does not measure it.
@@ -43,6 +46,17 @@ impl Row {
     /// The worse of the two bus bandwidths, GB/s.
     pub fn worst_busbw(&self) -> f64 {
         self.in_place.as_ref().map_or(self.out_of_place.busbw, |timing| timing.busbw.min(self.out_of_place.busbw))
+    }
+
+    /// Bytes of one element, where the type is known.
+    pub(crate) fn element(&self) -> Option<u64> {
+        match self.data_type.as_str() {
+            "char" | "int8" | "uint8" | "f8e4m3" | "f8e5m2" | "fp8_e4m3" | "fp8_e5m2" => Some(1),
+            "half" | "bfloat16" | "fp16" => Some(2),
+            "int" | "float" | "int32" | "uint32" => Some(4),
+            "double" | "int64" | "uint64" => Some(8),
+            _ => None,
+        }
     }
 
     /// Wrong values of both directions.
@@ -124,6 +138,7 @@ impl Preamble {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ColumnLayout {
     redop: Option<usize>,
+    root: Option<usize>,
     /// First column of each direction: time, algbw, busbw, then `#wrong` or `error`.
     out_of_place: usize,
     in_place: usize,
@@ -147,24 +162,44 @@ impl ColumnLayout {
         if fields.next()? != b"size" || fields.next()? != b"count" || fields.next()? != b"type" {
             return None;
         }
-        let (mut redop, mut times, mut counts_wrong) = (None, Vec::with_capacity(2), false);
+        let (mut redop, mut root, mut times, mut counts_wrong) = (None, None, Vec::with_capacity(2), false);
         for (at, field) in fields.take(FIELDS).enumerate().map(|(at, field)| (at + 3, field)) {
             match field {
                 b"redop" => redop = Some(at),
+                b"root" => root = Some(at),
                 b"time" | b"cputime" => times.push(at),
                 b"#wrong" => counts_wrong = true,
                 _ => {}
             }
         }
         let [out_of_place, in_place] = times[..] else { return None };
-        Some(ColumnLayout { redop, out_of_place, in_place, counts_wrong })
+        Some(ColumnLayout { redop, root, out_of_place, in_place, counts_wrong })
     }
 
-    fn of_length(fields: usize) -> Option<ColumnLayout> {
-        match fields {
-            0..12 => None,
-            12 => Some(ColumnLayout { redop: Some(3), out_of_place: 4, in_place: 8, counts_wrong: false }),
-            _ => Some(ColumnLayout { redop: Some(3), out_of_place: 5, in_place: 9, counts_wrong: true }),
+    /// Where the fields of a row without a header are. Before the times there is an operation, then a root.
+    fn of_fields(fields: &[&[u8]]) -> Option<ColumnLayout> {
+        let old = ColumnLayout { redop: Some(3), root: None, out_of_place: 4, in_place: 8, counts_wrong: false };
+        let new = ColumnLayout { redop: Some(3), root: Some(4), out_of_place: 5, in_place: 9, counts_wrong: true };
+        let no_operation = float(fields.get(3)?).is_some();
+        match (fields.len(), no_operation) {
+            (12, false) => Some(old),
+            (11, true) => Some(old.without_operation()),
+            (13.., false) => Some(new),
+            (12.., true) => Some(new.without_operation()),
+            _ => None,
+        }
+    }
+
+    /// The same with an operation that is blank, so that all else is one field further to the left: alltoall, all_gather,
+    /// broadcast, gather and scatter up to nccl-tests 2.13.3, hypercube up to 2.19.6.
+    fn without_operation(self) -> ColumnLayout {
+        let left = |at: usize| at.saturating_sub(1);
+        ColumnLayout {
+            redop: None,
+            root: self.root.map(left),
+            out_of_place: left(self.out_of_place),
+            in_place: left(self.in_place),
+            ..self
         }
     }
 }
@@ -196,38 +231,48 @@ pub(crate) fn row(line: &[u8], layout: Option<ColumnLayout>) -> ParsedLine {
     if length < 3 {
         return ParsedLine::No;
     }
-    let layout = layout.filter(|layout| length >= layout.in_place + 4).or_else(|| {
-        // A header of another run, or none: what the number of fields says, unless the header promises more.
-        if layout.is_some() { None } else { ColumnLayout::of_length(length) }
-    });
+    let layout = match layout {
+        // A header of another run promises more, or less.
+        Some(known) if length >= known.in_place + 4 => Some(known),
+        Some(known) if known.redop.is_some() && length + 1 == known.in_place + 4 => {
+            float(fields[3]).map(|_| known.without_operation())
+        }
+        Some(_) => None,
+        None => ColumnLayout::of_fields(fields),
+    };
     layout.and_then(|layout| filled(fields, layout)).map_or(ParsedLine::Damaged, ParsedLine::Row)
 }
 
 fn filled(fields: &[&[u8]], layout: ColumnLayout) -> Option<Row> {
     let text = |at: Option<usize>| at.map_or(String::new(), |at| clean(fields[at]));
     let in_place = &fields[layout.in_place..layout.in_place + 4];
+    let whole = fields[2].windows(3).any(|part| part == b"int") || fields[2] == b"char";
     Some(Row {
         size: number(fields[0])?,
         count: number(fields[1])?,
         data_type: text(Some(2)),
         redop: text(layout.redop),
-        out_of_place: timing(&fields[layout.out_of_place..layout.out_of_place + 4], layout)?,
+        root: layout.root.and_then(|at| std::str::from_utf8(fields[at]).ok()?.parse().ok()),
+        out_of_place: timing(&fields[layout.out_of_place..layout.out_of_place + 4], layout, whole)?,
         in_place: if in_place[..3].iter().all(|field| *field == b"N/A") {
             None
         } else {
-            Some(timing(in_place, layout)?)
+            Some(timing(in_place, layout, whole)?)
         },
     })
 }
 
-fn timing(fields: &[&[u8]], layout: ColumnLayout) -> Option<Timing> {
+fn timing(fields: &[&[u8]], layout: ColumnLayout, whole: bool) -> Option<Timing> {
     let finite = |text: &[u8]| float(text).filter(|value| value.is_finite() && *value >= 0.0);
     let last = fields[3];
     let wrong = match last {
         b"N/A" => None,
         _ if layout.counts_wrong => Some(number(last).or_else(|| Some(finite(last)?.ceil() as u64))?),
-        // 5e-07 is rounding. An error that is no number is a wrong value.
-        _ => Some(u64::from(!float(last)?.is_finite())),
+        // 5e-07 is rounding. An error that is no number is a wrong value, and so is one of whole numbers, which do not round.
+        _ => {
+            let error = float(last)?;
+            Some(u64::from(!error.is_finite() || whole && error > 0.0))
+        }
     };
     Some(Timing { time_us: finite(fields[0])?, algbw: finite(fields[1])?, busbw: finite(fields[2])?, wrong })
 }

@@ -377,6 +377,7 @@ fn public() -> [Wanted; 10] {
         },
         Wanted {
             name: "g4dn-2x1-efa-mpi-tagged.excerpt.txt",
+            hosts: 1,
             average: Some(0.960456),
             providers: &[("efa", 1)],
             networks: &[("AWS Libfabric", 1)],
@@ -386,6 +387,7 @@ fn public() -> [Wanted; 10] {
         },
         Wanted {
             name: "g4dn-2x1-fallback-socket-mpi-tagged.excerpt.txt",
+            hosts: 1,
             average: Some(0.733914),
             networks: &[("Socket", 1)],
             busbw: (2.00, 1.98),
@@ -502,5 +504,102 @@ fn public_failures_fail() {
         let report = read(text, None);
         assert_eq!(report.failures.len(), 1, "{text}");
         assert_eq!(judged(&report, None, 2).findings[0].check, Check::RunFailed, "{text}");
+    }
+}
+
+/// The value of `name=VALUE` in a row of the table, up to the next such.
+fn fact<'a>(facts: &'a str, name: &str) -> Option<&'a str> {
+    let rest = &facts[facts.find(&format!("{name}="))? + name.len() + 1..];
+    let end = rest.match_indices(' ').map(|(at, _)| at).find(|at| {
+        let word = rest[at + 1..].split(' ').next().unwrap_or_default();
+        word.contains('=')
+    });
+    Some(rest[..end.unwrap_or(rest.len())].trim())
+}
+
+/// Logs from public issues, each with the answer that was written down before any program read it.
+#[test]
+#[ignore = "reads other people's samples, in the folder that EFA_GEN_SHARED names"]
+fn logs_from_the_field_are_judged_as_people_judge_them() {
+    let folder = shared("nccl-logs/field");
+    let table = fs::read_to_string(folder.join("sources.md")).expect("the table is there");
+    let mut read_files = 0;
+    for line in
+        table.lines().filter(|line| line.starts_with("| ") && line.contains(".log |") || line.contains(".txt |"))
+    {
+        let columns: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, name, _, kind, outcome, facts, ..] = columns[..] else { panic!("{line}") };
+        let report = read(fs::read(folder.join(name)).expect("the log is there"), None);
+        let verdict = judged(&report, (kind != "-").then_some(kind), 2);
+        let wanted = if outcome == "FAIL" { Outcome::Fail } else { Outcome::Inconclusive };
+        assert_eq!(verdict.outcome, wanted, "{name}: {:#?}", verdict.findings);
+        let number = |name: &str| {
+            fact(facts, name).filter(|value| *value != "-").map(|value| value.parse::<f64>().expect(value))
+        };
+        let best = report.best.as_ref().map_or(0.0, |best| best.in_place.unwrap_or(0.0).max(best.out_of_place));
+        let wrong = report.out_of_bounds.map_or(report.wrong_values, |(count, _)| count.max(report.wrong_values));
+        for (name_of, is) in [
+            ("hosts", report.hosts.len() as f64),
+            ("ranks", report.rank_count() as f64),
+            ("procs", report.ranks.len() as f64),
+            ("rows", report.row_count as f64),
+            ("best", best),
+            ("avg", report.average_busbw.unwrap_or(0.0)),
+            ("wrong", wrong as f64),
+            ("nics", report.ranks.first().and_then(|rank| rank.nics).unwrap_or(0) as f64),
+        ] {
+            // Two hosts of the list without Rank lines are those that NCCL's lines name.
+            if let Some(wanted) =
+                number(name_of).filter(|_| name_of != "hosts" || report.rank_count() > 0 || report.hosts.is_empty())
+            {
+                assert!((is - wanted).abs() < 1e-9, "{name}: {name_of} is {is}, must be {wanted}");
+            }
+        }
+        for (name_of, seen) in [("provider", &report.providers), ("networks", &report.networks)] {
+            let seen: Vec<String> = seen.iter().map(|one| format!("{}:{}", one.name, one.count)).collect();
+            if let Some(wanted) = fact(facts, name_of) {
+                assert_eq!(seen, [wanted], "{name}: {name_of}");
+            }
+        }
+        for (name_of, seen) in [("nccl", &report.versions.nccl), ("plugin", &report.versions.plugin)] {
+            if let Some(wanted) = fact(facts, name_of) {
+                assert_eq!(*seen, [wanted], "{name}: {name_of}");
+            }
+        }
+        // The reason is quoted, and who has NCCL's lines is not sent for them.
+        assert!(!verdict.sentence.is_empty() && report.unread_lines == 0, "{name}");
+        read_files += 1;
+    }
+    assert_eq!(read_files, 20);
+}
+
+/// Runs of ours across two hosts: what each shows is in the first sentence.
+#[test]
+#[ignore = "reads other people's samples, in the folder that EFA_GEN_SHARED names"]
+fn runs_across_two_hosts_say_what_they_show() {
+    let folder = shared("nccl-logs/ours-two-hosts");
+    let tcp = "wrong provider: libfabric provider tcp instead of efa on rank 0, rank 1";
+    for (name, rows, average, begins) in [
+        ("ofi-ar-whole.log", 24, Some(0.823_598), tcp),
+        ("ofi-all_gather.log", 8, Some(0.799_643), tcp),
+        ("ofi-alltoall.log", 8, Some(0.729_591), tcp),
+        ("ofi-hypercube.log", 8, Some(0.669_35), tcp),
+        ("ofi-ar-stamp.log", 3, Some(2.626_97), tcp),
+        ("sock-ar-all-ops.log", 144, Some(2.0596), "socket fallback: NCCL uses network Socket"),
+        ("end-kill9-rank.log", 0, None, "run failed: the plugin failed on rank 0 (host node-a): NET/OFI Request"),
+        (
+            "end-stop-rank.log",
+            0,
+            None,
+            "run failed: mpirun noticed that process rank 1 with PID 10624 on node 10.9.0.2",
+        ),
+        ("end-link-cut.log", 0, None, "incomplete: no size was measured"),
+    ] {
+        let report = read(fs::read(folder.join(name)).expect("the log is there"), None);
+        let verdict = judged(&report, None, 2);
+        assert_eq!((report.row_count, report.average_busbw), (rows, average), "{name}");
+        assert_eq!((report.hosts.len(), report.rank_count()), (2, 2), "{name}");
+        assert_eq!(verdict.outcome, Outcome::Fail, "{name}");
+        assert!(verdict.sentence.starts_with(begins), "{name}: {}", verdict.sentence);
     }
 }

@@ -3,6 +3,8 @@
 mod bad_host;
 mod bars;
 mod command;
+mod endings;
+mod envelopes;
 mod hostile;
 mod hosts;
 mod logs;

@@ -1,7 +1,7 @@
 //! Owns `efa-gen validate`: reads logs or has tests made, has them judged, tells the verdict.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use efa_gen::catalog::Catalog;
@@ -14,6 +14,8 @@ use efa_gen::nccl::output::junit::junit;
 use efa_gen::nccl::pairs::Matrix;
 use efa_gen::nccl::{Expect, Finding, Outcome, Reader, Report, Severity, Verdict, judge};
 use efa_gen::text::size;
+use flate2::read::MultiGzDecoder;
+use ruzstd::decoding::StreamingDecoder;
 use serde::Serialize;
 
 use super::account;
@@ -167,19 +169,36 @@ fn others(shown: &[LoadedLog]) -> Result<()> {
     list::table(["test", "verdict", "busbw GB/s", "log"], rows)
 }
 
+/// How a file of gzip (RFC 1952) and one of Zstandard (RFC 8878) begin.
+const GZIP: &[u8] = b"\x1f\x8b";
+const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
+
+/// A log, also one that is compressed.
 fn read(path: &Path, exit_status: Option<i32>) -> Result<Report> {
     let mut reader = Reader::new();
-    let mut source: Box<dyn Read> =
+    let source: Box<dyn Read> =
         if path == Path::new("-") { Box::new(io::stdin().lock()) } else { Box::new(files::open(path, "log")?) };
+    let failed =
+        |what: &str, error: io::Error| Error::new(Class::Io, format!("{what} {}", path.display())).with_source(error);
+    let mut source = BufReader::with_capacity(PIECE, source);
+    let begin = source.fill_buf().map_err(|error| failed("could not read log", error))?;
+    let (gzip, zstd) = (begin.starts_with(GZIP), begin.starts_with(ZSTD));
+    let damaged = if gzip || zstd { "this log can't be decompressed:" } else { "could not read log" };
+    let mut source: Box<dyn Read> = if gzip {
+        Box::new(MultiGzDecoder::new(source))
+    } else if zstd {
+        let decoder = StreamingDecoder::new(source).map_err(|error| failed(damaged, io::Error::other(error)))?;
+        Box::new(decoder)
+    } else {
+        Box::new(source)
+    };
     let mut piece = vec![0; PIECE];
     loop {
         match source.read(&mut piece) {
             Ok(0) => return Ok(reader.finish(exit_status)),
             Ok(length) => reader.feed(&piece[..length]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                return Err(Error::new(Class::Io, format!("could not read log {}", path.display())).with_source(error));
-            }
+            Err(error) => return Err(failed(damaged, error)),
         }
     }
 }
@@ -214,7 +233,7 @@ fn print_verdict(verdict: &Verdict) -> Result<()> {
         Outcome::Fail => Err(Error::new(Class::Check, "the NCCL verdict is FAIL").hint(hint)),
         Outcome::Inconclusive => {
             let message =
-                "the NCCL verdict is INCONCLUSIVE: nothing failed, but the log does not prove that EFA was used";
+                "the NCCL verdict is INCONCLUSIVE: the log does not prove that EFA was used well, nor that it was not";
             Err(Error::new(Class::Check, message).hint(hint))
         }
     }

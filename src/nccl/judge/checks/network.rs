@@ -2,13 +2,16 @@
 
 use std::collections::HashSet;
 
-use super::hints::{DEBUG, DEVICE, LIBRARY_PATH};
+use super::hints::{DEVICE, LIBRARY_PATH, debug};
 use super::naming::{few, who};
 
 use crate::nccl::judge::verdict::{Check, Expect, Findings, Severity};
 use crate::nccl::log::message::{PLUGIN_NAMES, PROVIDER};
 use crate::nccl::log::report::{Rank, Report};
 use crate::version;
+
+/// Begins the finding of a plugin that is not there.
+pub(crate) const NOT_FOUND: &str = "NCCL did not find the plugin";
 
 /// NCCL tells its network from this version on (`Using network ...`).
 const TELLS_NETWORK: &str = "2.6.4";
@@ -37,13 +40,15 @@ pub(crate) fn provider(found: &mut Findings, report: &Report) {
     if found.findings.iter().any(|finding| (finding.check, finding.severity) == (check, Severity::Failure)) {
         return;
     }
-    if report.nccl_lines == 0 {
-        found.miss(check, "no line by NCCL: nothing tells which network it used", DEBUG);
+    if report.nccl_lines == 0 && report.unread_lines > 0 {
+        found.skip(check);
+    } else if report.nccl_lines == 0 {
+        found.miss(check, "no line by NCCL: nothing tells which network it used", debug(report));
     } else if report.providers.is_empty() {
-        found.miss(check, "no rank says which libfabric provider it selected", DEBUG);
+        found.miss(check, "no rank says which libfabric provider it selected", debug(report));
     } else if report.ranks.iter().any(|rank| silent(&rank)) {
         let ranks = who(report, |rank| silent(&rank));
-        found.miss(check, format!("no line tells which provider {ranks} selected"), DEBUG);
+        found.miss(check, format!("no line tells which provider {ranks} selected"), debug(report));
     }
 }
 
@@ -61,6 +66,12 @@ pub(crate) fn network(found: &mut Findings, report: &Report) {
         };
         found.fail(check, format!("NCCL uses network {} instead of the plugin on {ranks}{why}", wrong.name), to_do);
     }
+    // Where its network is not told, the next line would be the internal one's.
+    let lost = |rank: &Rank| rank.plugin_missing && rank.networks.is_empty();
+    let told = found.findings.iter().any(|finding| finding.what.starts_with(NOT_FOUND));
+    if report.ranks.iter().any(lost) && !told {
+        found.fail(check, format!("{NOT_FOUND} on {}", who(report, lost)), LIBRARY_PATH);
+    }
     // A version that is not known may be one that tells.
     let tells =
         report.versions.nccl.is_empty() || report.versions.nccl.iter().any(|v| version::at_least(v, TELLS_NETWORK));
@@ -69,9 +80,9 @@ pub(crate) fn network(found: &mut Findings, report: &Report) {
     }
     let silent = |rank: &Rank| rank.rank.is_some() && rank.networks.is_empty();
     if report.networks.is_empty() {
-        found.miss(check, "NCCL does not say which network it uses", DEBUG);
+        found.miss(check, "NCCL does not say which network it uses", debug(report));
     } else if report.ranks.iter().any(silent) {
-        found.miss(check, format!("no line tells which network {} uses", who(report, silent)), DEBUG);
+        found.miss(check, format!("no line tells which network {} uses", who(report, silent)), debug(report));
     }
 }
 
@@ -86,11 +97,11 @@ pub(crate) fn channels(found: &mut Findings, report: &Report) {
             found.fail(check, what, told.clone().unwrap_or_else(|| LIBRARY_PATH.to_owned()));
         }
     }
-    if report.hosts.len() == 1 || report.nccl_lines == 0 {
+    if report.rank_count() > 0 && report.hosts.len() == 1 || report.nccl_lines == 0 {
         return;
     }
     if !report.channels.iter().any(|channels| net(&channels.transport).is_some()) {
-        found.miss(check, "no channel over the network is in the log", DEBUG);
+        found.miss(check, "no channel over the network is in the log", debug(report));
         return;
     }
     let over = report.ranks.iter().filter(|rank| rank.net_channels > 0).map(|rank| rank.host.as_str());
@@ -98,7 +109,7 @@ pub(crate) fn channels(found: &mut Findings, report: &Report) {
     let silent: Vec<&str> = report.hosts.iter().map(String::as_str).filter(|host| !over.contains(host)).collect();
     if !silent.is_empty() {
         let what = format!("no channel over the network is shown for host {}", few(silent.into_iter()));
-        found.miss(check, what, DEBUG);
+        found.miss(check, what, debug(report));
     }
 }
 

@@ -2,11 +2,12 @@
 
 use super::hints::{DEVICE, LIBRARY_PATH, WHOLE};
 use super::naming::{few, who};
+use super::network::NOT_FOUND;
 
 use crate::nccl::judge::verdict::{Check, Expect, Findings};
 use crate::nccl::log::evidence::ROWS;
-use crate::nccl::log::report::{End, Rank, Report};
-use crate::nccl::log::row::Preamble;
+use crate::nccl::log::failure::PluginFault;
+use crate::nccl::log::report::{End, Failure, Rank, Report};
 use crate::text::size;
 
 /// How far the printed average may be from that of the rows, GB/s: half of the last printed digit, with room.
@@ -19,16 +20,18 @@ pub(crate) fn run(found: &mut Findings, report: &Report) {
         found.fail(check, "it did not end in time (exit status 124)", to_do);
     }
     // What brought the failures about, where the ranks have told it before.
+    let of_nccl = |failure: &Failure| CAUSED_BY_THE_PLUGIN.iter().any(|words| failure.line.contains(words));
     if report.row_count == 0 && !report.failures.is_empty() {
         let failed = |rank: &Rank| rank.provider_error.is_some() && rank.providers.is_empty();
-        if report.ranks.iter().any(|rank| rank.plugin_missing) {
+        if report.failures.iter().any(of_nccl) && report.ranks.iter().any(|rank| rank.plugin_missing) {
             let ranks = who(report, |rank| rank.plugin_missing);
-            found.fail(check, format!("NCCL did not find the plugin on {ranks}"), LIBRARY_PATH);
+            found.fail(check, format!("{NOT_FOUND} on {ranks}"), LIBRARY_PATH);
         } else if let Some(rank) = report.ranks.iter().find(|rank| failed(rank)) {
             let text = rank.provider_error.as_deref().unwrap_or_default();
             found.fail(check, format!("the plugin found no provider on {}: {text}", who(report, failed)), DEVICE);
         }
     }
+    plugin_faults(found, report);
     for failure in &report.failures {
         let again = if failure.count > 1 { format!(" ({} times)", failure.count) } else { String::new() };
         found.fail(check, format!("{}{again}", failure.line), failure.to_do);
@@ -40,13 +43,65 @@ pub(crate) fn run(found: &mut Findings, report: &Report) {
     if let Some(status) = report.exit_status.filter(|status| ![0, 124].contains(status)) {
         found.fail(check, format!("exit status {status}"), "what the ranks printed last tells why");
     }
+    last_warnings(found, report);
 }
+
+/// Failures that a missing plugin may have brought about.
+const CAUSED_BY_THE_PLUGIN: [&str; 4] =
+    ["Error: network ", "Failed to initialize any NET plugin", "Test NCCL failure", "NCCL error in: "];
+
+/// What the plugin warned of: a fault of each kind, by the first that says it.
+fn plugin_faults(found: &mut Findings, report: &Report) {
+    for kind in PluginFault::ALL {
+        // A rank without a provider has said more.
+        let told = |rank: &Rank| kind == PluginFault::Start && rank.provider_error.is_some();
+        let has = |rank: &Rank| rank.plugin_fault.as_ref().is_some_and(|warning| warning.kind == kind) && !told(rank);
+        let told = report.ranks.iter().find(|rank| has(rank)).and_then(|rank| rank.plugin_fault.as_ref());
+        if let Some(warning) = told {
+            let what = format!("the plugin failed on {}: {}", who(report, has), warning.text);
+            found.fail(Check::RunFailed, what, kind.to_do());
+        }
+    }
+}
+
+/// Quotes each process's last warning, once a text, unless a finding has it already. Until a run is whole it may be the reason.
+fn last_warnings(found: &mut Findings, report: &Report) {
+    let mut texts: Vec<&str> = Vec::new();
+    for rank in report.ranks.iter().filter(|rank| !rank.last_warning.is_empty()) {
+        let text = rank.last_warning.as_str();
+        let told = found.findings.iter().any(|finding| finding.what.contains(text));
+        if !told && !texts.contains(&text) && texts.len() < QUOTED {
+            texts.push(text);
+        }
+    }
+    for text in texts {
+        let ranks = who(report, |rank| rank.last_warning == text);
+        let what = format!("NCCL's last warning on {ranks}: {text}");
+        if report.end == End::Complete {
+            found.notes.push(what);
+        } else {
+            found.miss(Check::RunFailed, what, "look in the log for what the rank said around this warning");
+        }
+    }
+}
+
+/// Distinct last warnings that are quoted.
+const QUOTED: usize = 3;
 
 pub(crate) fn complete(found: &mut Findings, report: &Report, expect: &Expect) {
     let check = Check::Incomplete;
+    if report.unread_lines > 0 {
+        let what = format!(
+            "{} lines look like NCCL's or nccl-tests' and could not be read, the first: {}",
+            report.unread_lines, report.first_unread
+        );
+        found.miss(check, what, "take off what another program has put around each line, or has written over it");
+    }
     if report.end == End::Excerpt {
         let what = if report.row_count == 0 {
             "the log holds no result of nccl-tests"
+        } else if report.unsigned_preamble {
+            "the log's lines have lost their `#`, and perhaps more than that"
         } else {
             "the log is an excerpt: its beginning, which says what was to be measured, is missing"
         };
@@ -58,12 +113,18 @@ pub(crate) fn complete(found: &mut Findings, report: &Report, expect: &Expect) {
             "judge one run at a time; ranks that each start a run of their own come of nccl-tests built without MPI=1";
         found.miss(check, format!("the log holds {} runs", report.runs), to_do);
     }
-    let sizes = report.preamble.as_ref().and_then(Preamble::sizes);
+    let sizes = report.sizes();
+    if let Some(reduced) = report.reduced_to {
+        found.notes.push(format!(
+            "nccl-tests reduced the largest size to {} by itself: the GPU has no memory for more",
+            size(reduced)
+        ));
+    }
     let Some(last) = &report.last else {
         found.fail(check, "no size was measured", "what the ranks printed last tells why");
         return;
     };
-    let wanted = expect.last_size.or(sizes.map(|(_, size)| size));
+    let wanted = expect.last_size.filter(|_| report.reduced_to.is_none()).or(sizes.map(|(_, size)| size));
     let slack = 16 * (report.rank_count() as u64).max(1);
     if let Some(wanted) = wanted.filter(|wanted| last.size.saturating_add(slack) <= *wanted) {
         let what = format!("it ends at {}, {} was asked for", size(last.size), size(wanted));
@@ -74,8 +135,16 @@ pub(crate) fn complete(found: &mut Findings, report: &Report, expect: &Expect) {
     if report.damaged_rows > 0 {
         found.fail(check, format!("{} rows are cut or garbled", report.damaged_rows), WHOLE);
     }
-    if report.out_of_bounds.is_none() || report.average_busbw.is_none() {
+    summary(found, report);
+}
+
+/// What nccl-tests prints at the end.
+fn summary(found: &mut Findings, report: &Report) {
+    let check = Check::Incomplete;
+    if report.out_of_bounds.is_none() || report.average_busbw.is_none() && !report.concluded {
         found.fail(check, "no summary: the run did not end, or the log was cut", WHOLE);
+    } else if report.average_busbw.is_none() {
+        found.miss(check, "the run ended, and its line `Avg bus bandwidth` is not in the log", WHOLE);
     } else if report.end == End::Truncated && !found.findings.iter().any(|finding| finding.check == check) {
         found.fail(check, "the line that concludes the test is missing", WHOLE);
     }
@@ -107,7 +176,7 @@ pub(crate) fn values(found: &mut Findings, report: &Report) {
         found.fail(check, format!("the summary counts {count} values out of bounds"), to_do);
     }
     // alltoall and others never check in place; a row that differs from the rest is another matter.
-    let all_in_place = report.unchecked_in_place == report.row_count && !report.is_all_reduce();
+    let all_in_place = report.unchecked_in_place == report.row_count && report.never_checks_in_place();
     let unchecked = report.unchecked_rows.max(if all_in_place { 0 } else { report.unchecked_in_place });
     if unchecked > 0 {
         let what = format!("nobody checked the values of {unchecked} of {} rows", report.row_count);
@@ -123,7 +192,18 @@ pub(crate) fn hosts(found: &mut Findings, report: &Report, expect: &Expect) {
         found.miss(check, "which hosts took part is not in the log", to_do);
         return;
     }
-    if report.ranks_unsound || report.too_many_ranks {
+    if report.rank_count() == 0 {
+        let names = few(report.hosts.iter().map(String::as_str));
+        let what = format!(
+            "no Rank line is in the log: NCCL's own lines name {} of {} ({names}), which may not be all",
+            several(report.ranks.len() as u64, "process", "processes"),
+            several(count, "host", "hosts")
+        );
+        found.miss(check, what, WHOLE);
+        return;
+    }
+    let incomplete = report.ranks_unsound || report.too_many_ranks;
+    if incomplete {
         let what = if report.too_many_ranks {
             "more ranks than can be told apart".to_owned()
         } else {
@@ -132,7 +212,9 @@ pub(crate) fn hosts(found: &mut Findings, report: &Report, expect: &Expect) {
         found.miss(check, what, WHOLE);
     }
     let names = few(report.hosts.iter().map(String::as_str));
-    if count == 1 && expect.hosts > 1 {
+    if incomplete {
+        // The other hosts may be in the lines that are missing.
+    } else if count == 1 && expect.hosts > 1 {
         let what = format!("only one host took part ({names}): its GPUs reach each other without a network");
         found.fail(check, what, "start the ranks on two hosts or more (a hostfile with slots)");
     } else if count < expect.hosts {
@@ -141,6 +223,10 @@ pub(crate) fn hosts(found: &mut Findings, report: &Report, expect: &Expect) {
     } else if count > expect.hosts && expect.hosts > 1 {
         found.notes.push(format!("{count} hosts took part, at least {} were asked for", expect.hosts));
     }
+}
+
+fn several(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 pub(crate) fn versions(found: &mut Findings, report: &Report) {

@@ -1,0 +1,318 @@
+//! What a log says of a run that failed: by its last words, by a warning of the plugin, and by what is no failure.
+
+use crate::support::nccl::{Run, judged, read};
+use efa_gen::nccl::{Check, Finding, Outcome, Report, Severity, Verdict};
+
+/// Judged without a type: bandwidth is not what these are about.
+fn verdict(log: &str) -> (Report, Verdict) {
+    let report = read(log, None);
+    let verdict = judged(&report, None, 2);
+    (report, verdict)
+}
+
+fn good(age: usize) -> String {
+    Run::good(age, 80.0).text()
+}
+
+fn failures(verdict: &Verdict) -> Vec<&Finding> {
+    verdict.of(Severity::Failure).collect()
+}
+
+/// A rank dies after rank 0 has printed the summary, or the pod is killed.
+#[test]
+fn a_whole_log_with_an_ending_that_says_the_run_died_never_passes() {
+    let endings = [
+        "MPI_ERRORS_ARE_FATAL (processes in this communicator will now abort,",
+        "[ip-10-0-0-1:04101] *** Process received signal ***",
+        "[ip-10-0-0-1:04101] Signal: Aborted (6)",
+        "[ip-10-0-0-1:04101] Signal: Bus error (7)",
+        "[ip-10-0-0-1:04101] Signal: Segmentation fault (11)",
+        "terminate called after throwing an instance of 'std::runtime_error'",
+        "terminate called without an active exception",
+        "command terminated with exit code 137",
+        "Error: Process completed with exit code 1.",
+        "=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES",
+        "=   EXIT CODE: 9",
+        "worker-1 exited with code 139",
+        "bash: line 1:  4101 Segmentation fault      (core dumped) all_reduce_perf",
+        "free(): double free or corruption (!prev)",
+        "slurmstepd: error: *** JOB 77 ON node-1 CANCELLED AT 2026-11-30T10:00:00 DUE TO TIME LIMIT ***",
+        "srun: Job step aborted: Waiting up to 32 seconds for job step to finish.",
+        "[rank3]:[E ProcessGroupNCCL.cpp:632] [Rank 3] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=8)",
+        "[E ProcessGroupNCCL.cpp:684] To avoid data inconsistency, we are taking the entire process down.",
+        "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.",
+        "E1130 10:00:00.000 torch/distributed/elastic/multiprocessing/api.py:874] failed (exitcode: -9) local_rank: 0 (pid: 77)",
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:",
+        "Out of memory: Killed process 4101 (all_reduce_perf) total-vm:1kB",
+        "ip-10-0-0-1: Test timeout (60s) all_reduce.cu:104",
+        "# error: NCCL failure in all_reduce.cu:44",
+    ];
+    for age in 0..5 {
+        for ending in endings {
+            let log = format!("{}{ending}\n", good(age));
+            let (_, verdict) = verdict(&log);
+            assert_eq!(verdict.outcome, Outcome::Fail, "{age} {ending}: {:#?}", verdict.findings);
+            let first = failures(&verdict)[0];
+            assert_eq!(first.check, Check::RunFailed, "{ending}");
+            assert!(first.what.contains(ending) && !first.to_do.is_empty(), "{ending}: {}", first.what);
+        }
+    }
+}
+
+/// The same words where they mean nothing of the kind.
+#[test]
+fn words_that_say_that_all_went_well_are_no_failure() {
+    for ending in [
+        "command terminated with exit code 0",
+        "worker-1 exited with code 0",
+        "Process completed with exit code 0.",
+        "+ kubectl exec pod -- false || echo command terminated with exit code 1",
+        "logout",
+    ] {
+        let (_, verdict) = verdict(&format!("{}{ending}\n", good(4)));
+        assert_eq!(verdict.outcome, Outcome::Pass, "{ending}: {:#?}", verdict.findings);
+    }
+}
+
+fn warning(rank: u64, text: &str) -> String {
+    format!(
+        "ip-10-0-0-{}:{}:{} [{}] int fault(void):99 NCCL WARN {text}\n",
+        rank / 8,
+        4100 + rank,
+        4300 + rank,
+        rank % 8
+    )
+}
+
+/// The commonest faults of EFA stand in the log as the plugin's warnings alone.
+#[test]
+fn a_warning_of_the_plugin_is_the_reason_with_rank_host_and_what_to_do() {
+    let cases = [
+        (
+            "NET/OFI Request 0x7f completed with error. RC: 20. Error: 4107 (unreachable remote). Completed length: 0",
+            "security group",
+        ),
+        ("NET/OFI Request 0x7f completed with error. RC: 5. Error: Input/output error", "security group"),
+        ("NET/OFI Unable to insert remote address into address vector for device 3. RC: -22", "security group"),
+        ("NET/OFI Operation with NULL context completed with error", "security group"),
+        ("NET/OFI Couldn't enable endpoint. RC: -12, ERROR: Cannot allocate memory", "locked memory"),
+        ("NET/OFI Couldn't open CQ. RC: -12, ERROR: Cannot allocate memory", "locked memory"),
+        ("NET/OFI Unable to register memory (type = 2) for device 1. RC: -14, Error: Bad address", "locked memory"),
+        ("NET/OFI Couldn't open AV. RC: -22, ERROR: Invalid argument", "versions"),
+        ("NET/OFI Failed to initialize sendrecv protocol", "versions"),
+    ];
+    for (text, to_do) in cases {
+        // A log that ends with it, before anything was measured.
+        let whole = good(4);
+        let head = &whole[..whole.find("#       size").expect("a header")];
+        let (_, cut) = verdict(&format!("{head}{}", warning(9, text)));
+        let found = failures(&cut);
+        assert_eq!(cut.outcome, Outcome::Fail, "{text}");
+        let reason = &found[0];
+        assert_eq!(reason.check, Check::RunFailed, "{text}: {found:#?}");
+        assert!(reason.what.contains("rank 9 (host ip-10-0-0-1)") && reason.what.contains(text), "{}", reason.what);
+        assert!(reason.to_do.contains(to_do), "{text}: {}", reason.to_do);
+        assert!(cut.sentence.contains(text), "{}", cut.sentence);
+        // The same after the summary: a whole run does not lose a request.
+        let (_, after) = verdict(&format!("{whole}{}", warning(9, text)));
+        assert_eq!(after.outcome, Outcome::Fail, "{text}: {:#?}", after.findings);
+    }
+}
+
+/// A try that failed before the same process selected a provider is none.
+#[test]
+fn what_failed_before_a_provider_was_selected_was_a_try() {
+    let whole = good(4);
+    let selected = whole.find("NCCL INFO NET/OFI Selected provider").expect("it is there");
+    let line = whole[..selected].rfind('\n').map_or(0, |at| at + 1);
+    let text = warning(0, "NET/OFI Couldn't open domain. RC: -22, ERROR: Invalid argument");
+    let (_, before) = verdict(&format!("{}{text}{}", &whole[..line], &whole[line..]));
+    assert_eq!(before.outcome, Outcome::Pass, "{:#?}", before.findings);
+    assert!(before.notes.iter().any(|note| note.contains("Couldn't open domain")), "{:?}", before.notes);
+    // Memory that was refused is not: a limit does not go away.
+    let text = warning(0, "NET/OFI Couldn't open CQ. RC: -12, ERROR: Cannot allocate memory");
+    let (_, memory) = verdict(&format!("{}{text}{}", &whole[..line], &whole[line..]));
+    assert_eq!(memory.outcome, Outcome::Fail);
+    // Nor that of another process.
+    let text = warning(0, "NET/OFI Couldn't open domain. RC: -22, ERROR: Invalid argument").replace(":4100:", ":999:");
+    let (_, other) = verdict(&format!("{}{text}{}", &whole[..line], &whole[line..]));
+    assert_eq!(other.outcome, Outcome::Fail);
+}
+
+/// GIN, the tuner and the topology warn in good runs.
+#[test]
+fn a_warning_after_a_whole_run_is_a_note_and_before_its_end_a_reason() {
+    for text in
+        ["GIN/Plugin: Could not find: libnccl-gin.so", "TUNER/Plugin: no tuner", "graph/xml.cc: no such attribute"]
+    {
+        let whole = good(4);
+        let (_, after) = verdict(&format!("{whole}{}", warning(3, text)));
+        assert_eq!(after.outcome, Outcome::Pass, "{text}: {:#?}", after.findings);
+        assert!(after.notes.iter().any(|note| note.contains(text) && note.contains("rank 3")), "{:?}", after.notes);
+        // Without its beginning nothing fails, and the warning may be why there is no more.
+        let (_, excerpt) = verdict(&warning(3, text));
+        assert_eq!(excerpt.outcome, Outcome::Inconclusive, "{text}: {:#?}", excerpt.findings);
+        assert!(excerpt.findings.iter().any(|finding| finding.what.contains(text)), "{:#?}", excerpt.findings);
+    }
+}
+
+#[test]
+fn a_program_that_was_not_built_for_the_gpu_is_told_so() {
+    for (text, to_do) in [
+        ("Cuda failure 'named symbol not found'", "NVCC_GENCODE"),
+        ("Cuda failure 209 'no kernel image is available for execution on the device'", "NVCC_GENCODE"),
+        ("Cuda failure 2 'out of memory'", "nvidia-smi"),
+        ("Cuda failure 'unknown error'", "Xid"),
+    ] {
+        let whole = good(4);
+        let head = &whole[..whole.find("#       size").expect("a header")];
+        let last = "ip-10-0-0-1: Test NCCL failure all_reduce.cu:44 'unhandled cuda error (run with NCCL_DEBUG=INFO for details) / '\n";
+        let (_, verdict) = verdict(&format!("{head}{}{last}", warning(9, text)));
+        let first = failures(&verdict)[0];
+        assert!(first.what.contains(text) && first.to_do.contains(to_do), "{first:#?}");
+        // Who has NCCL's lines is not sent for them.
+        assert!(
+            !verdict.findings.iter().any(|finding| finding.to_do.contains("NCCL_DEBUG=INFO")),
+            "{:#?}",
+            verdict.findings
+        );
+    }
+    let (_, bare) = verdict("ip-10-0-0-1: Test NCCL failure all_reduce.cu:44 'unhandled cuda error'\n");
+    assert!(failures(&bare)[0].to_do.contains("NCCL_DEBUG=INFO"), "{:#?}", bare.findings);
+}
+
+/// Whoever waits for a missing plugin has no other reason; whoever was ended by Slurm has one.
+#[test]
+fn a_plugin_that_was_not_found_is_told_and_not_blamed() {
+    let missing =
+        "node-1:11:22 [0] NCCL INFO NET/Plugin: No plugin found (libnccl-net.so), using internal implementation\n";
+    let (_, alone) = verdict(missing);
+    assert_eq!(alone.outcome, Outcome::Fail);
+    assert!(
+        failures(&alone)[0].what.starts_with("NCCL did not find the plugin on process 11 of node-1"),
+        "{:#?}",
+        alone.findings
+    );
+    let limit = "slurmstepd: error: *** JOB 77 ON node-1 CANCELLED AT 2026-11-30T10:00:00 DUE TO TIME LIMIT ***\n";
+    let (_, ended) = verdict(&format!("{missing}{limit}"));
+    assert!(failures(&ended)[0].what.contains("DUE TO TIME LIMIT"), "{:#?}", ended.findings);
+}
+
+/// Rank lines that leave ranks out name some hosts, not all.
+#[test]
+fn one_host_of_an_incomplete_list_is_not_the_only_one() {
+    let whole = good(4);
+    let kept: String = whole
+        .lines()
+        .filter(|line| !line.contains(" Rank ") || line.contains("Rank 15"))
+        .fold(String::new(), |text, line| text + line + "\n");
+    let (report, verdict) = verdict(&kept);
+    assert_eq!((report.hosts.len(), verdict.outcome), (1, Outcome::Inconclusive), "{:#?}", verdict.findings);
+    // A list that is whole and of one host is.
+    let one = Run { hosts: 1, ..Run::good(4, 80.0) }.text();
+    assert_eq!(judged(&read(one, None), None, 2).outcome, Outcome::Fail);
+}
+
+#[test]
+fn hosts_are_those_of_nccls_lines_where_there_are_no_others() {
+    let lines: String =
+        good(2).lines().filter(|line| line.contains("NCCL INFO")).fold(String::new(), |text, line| text + line + "\n");
+    let (report, verdict) = verdict(&lines);
+    assert_eq!((report.hosts.len(), report.ranks.len(), report.rank_count()), (2, 16, 0));
+    assert_eq!(verdict.outcome, Outcome::Inconclusive);
+    let named = "NCCL's own lines name 16 processes of 2 hosts (ip-10-0-0-0, ip-10-0-0-1)";
+    assert!(verdict.findings.iter().any(|finding| finding.what.contains(named)), "{:#?}", verdict.findings);
+}
+
+/// A GPU of 16 GiB can't hold the buffers of 16 GiB: nccl-tests says so and ends earlier.
+#[test]
+fn a_run_that_nccl_tests_cut_short_by_itself_is_whole() {
+    let whole = good(4);
+    let asked = whole.replace("maxBytes 1073741824", "maxBytes 17179869184");
+    let (_, short) = verdict(&asked);
+    assert_eq!(failures(&short)[0].check, Check::Incomplete);
+    let header = asked.find("#       size").expect("a header");
+    let reduced =
+        format!("{}# Reducing maxBytes to 1073741824 due to memory limitation\n{}", &asked[..header], &asked[header..]);
+    let (_, verdict) = verdict(&reduced);
+    assert_eq!(verdict.outcome, Outcome::Pass, "{:#?}", verdict.findings);
+    assert!(verdict.notes.iter().any(|note| note.contains("reduced the largest size to 1 GiB")), "{:?}", verdict.notes);
+    // Not where it ends before that size.
+    let (_, cut) = super::endings::verdict(&reduced.replace("maxBytes to 1073741824", "maxBytes to 2147483648"));
+    assert_eq!(failures(&cut)[0].check, Check::Incomplete);
+}
+
+#[test]
+fn a_run_that_ended_without_its_average_is_not_called_unfinished() {
+    let cut = |age: usize| {
+        good(age).lines().filter(|line| !line.contains("Avg bus")).fold(String::new(), |text, line| text + line + "\n")
+    };
+    let (_, ended) = verdict(&cut(4));
+    assert_eq!(ended.outcome, Outcome::Inconclusive, "{:#?}", ended.findings);
+    assert!(ended.findings[0].what.contains("`Avg bus bandwidth`"), "{:#?}", ended.findings);
+    // Older ones say nothing after it.
+    assert_eq!(verdict(&cut(1)).1.outcome, Outcome::Fail);
+}
+
+/// Up to nccl-tests 2.13.3, and hypercube until today, the operation of a test that has none is blank.
+#[test]
+fn rows_without_an_operation_are_read() {
+    for age in 0..5 {
+        let whole = good(age);
+        let (with, _) = verdict(&whole);
+        let blank = whole.replace("  float     sum", "  float        ");
+        let (without, judged) = verdict(&blank);
+        assert_eq!((without.row_count, without.damaged_rows), (with.row_count, 0), "{age}");
+        assert_eq!(without.last, with.last, "{age}");
+        assert_eq!(without.rows.last().map(|row| row.redop.as_str()), Some(""), "{age}");
+        assert_eq!(judged.outcome, Outcome::Pass, "{age}: {:#?}", judged.findings);
+        // Nor is a field that is missing elsewhere taken for it.
+        let row = blank.lines().rfind(|line| line.contains("  float  ")).expect("a row");
+        let (cut, _) = verdict(&blank.replace(row, &row[..row.len() - 7]));
+        assert_eq!(cut.damaged_rows, 1, "{age}");
+    }
+}
+
+/// Web pages and documents lose the first letter of a line.
+#[test]
+fn a_footer_without_its_sign_is_read() {
+    for age in 0..5 {
+        let lost = good(age).replace("\n#", "\n").replace("0 OK", "248 FAILED");
+        let (report, verdict) = verdict(lost.strip_prefix('#').unwrap_or(&lost));
+        assert_eq!((report.out_of_bounds, report.rank_count()), (Some((248, false)), 16), "{age}");
+        assert_eq!(failures(&verdict)[0].check, Check::WrongResult, "{age}: {:#?}", verdict.findings);
+    }
+    let (short, _) = verdict("Out of bounds values : 248 FAILED\n");
+    assert_eq!(short.out_of_bounds, Some((248, false)));
+}
+
+/// nccl-tests before 2.16.7 do not name themselves.
+#[test]
+fn a_test_without_a_name_is_told_by_its_rows() {
+    let of = |change: &dyn Fn(String) -> String| verdict(&change(good(3))).0.inferred_collective;
+    assert_eq!(of(&|log| log), Some("all_reduce"));
+    assert_eq!(of(&|log| log.replace("sum     -1", "sum      0")), Some("reduce"));
+    assert_eq!(of(&|log| log.replace("sum     -1", "none      0")), Some("broadcast"));
+    let (named, _) = verdict(&good(4));
+    assert_eq!((named.inferred_collective, named.collective.as_deref()), (None, Some("all_reduce_perf")));
+    // A sendrecv never compares in place, and is not held against all_reduce's bar.
+    let alone = good(3)
+        .lines()
+        .map(|line| match line.strip_suffix("      0") {
+            Some(row) if line.contains("  float  ") => format!("{row}    N/A\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect::<String>();
+    let report = read(&alone, Some(0));
+    assert_eq!(report.inferred_collective, Some("sendrecv"));
+    let verdict = judged(&report, Some("p4d.24xlarge"), 2);
+    assert_eq!((verdict.outcome, verdict.bar), (Outcome::Pass, None), "{:#?}", verdict.findings);
+}
+
+#[test]
+fn whole_numbers_do_not_round() {
+    let old = good(1).replace("  float  ", "  uint8  ");
+    assert_eq!(verdict(&old.replace("5e-07", "0e+00")).1.outcome, Outcome::Pass);
+    let (report, wrong) = verdict(&old.replace("5e-07", "3e+02"));
+    assert!(report.wrong_values > 0 && failures(&wrong)[0].check == Check::WrongResult);
+}
