@@ -4,6 +4,7 @@ in them, and needs nothing but Python, because control.py removes the groups of 
 import errno
 import os
 import time
+from contextlib import suppress
 
 # systemd keeps its services in control groups, so each guest gets groups of its own: below the unified hierarchy, and
 # below systemd's named one where the host still has that.
@@ -23,6 +24,15 @@ def in_groups(instance: str) -> list[str]:
         os.makedirs(group, exist_ok=True)
     enter = "".join(f"echo $$ >'{group}/cgroup.procs' && " for group in groups(instance))
     return ["sh", "-c", enter + 'exec "$@"', "sh"]
+
+
+def processes(instance: str) -> list[int]:
+    """The processes of a guest's groups, systemd-nspawn's own among them."""
+    found: list[int] = []
+    for folder, _, _ in os.walk(groups(instance)[0]):
+        with suppress(OSError), open(os.path.join(folder, "cgroup.procs"), encoding="ascii") as file:
+            found += [int(line) for line in file]
+    return found
 
 
 def remove_groups(instance: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from cloud.guest import imds
-from cloud.guest.cgroups import in_groups, remove_groups
+from cloud.guest.cgroups import in_groups, processes, remove_groups
 from cloud.guest.roots import hardware, newest_kernel, put_file
 from cloud.net import network
 
@@ -317,13 +317,18 @@ def signal_to(pid: int, number: int) -> None:
 def cut_power(guest: Guest, process: subprocess.Popen[bytes] | None) -> None:
     """Ends this process of a guest, and all in the guest with it. Again until it has ended: the first child of
     systemd-nspawn may be the helper, or a PID 1 that is dead already, or not there yet. systemd-nspawn gets a moment to
-    end by itself, because it tidies up."""
+    end by itself, because it tidies up. All in the guest is stopped before: nothing there sees
+    another process die."""
     moment = time.monotonic() + 2
     while True:
         with guest.changing:
             if process is None or process.returncode is not None:
                 return
-            for child in children_of(process):
+            children = children_of(process)
+            for pid in processes(os.path.basename(guest.folder)):
+                if pid not in (process.pid, *children):
+                    signal_to(pid, signal.SIGSTOP)
+            for child in children:
                 signal_to(child, signal.SIGKILL)
             if time.monotonic() > moment:
                 signal_to(process.pid, signal.SIGKILL)
