@@ -12,6 +12,9 @@ pub struct Bar {
     pub types: Vec<String>,
     /// Hosts of the run.
     pub hosts: u64,
+    /// Whether it holds for more hosts as well.
+    #[serde(default)]
+    pub more_hosts: bool,
     /// Ranks, one a GPU, of each host.
     pub gpus_per_host: u64,
     /// The row that is judged, bytes.
@@ -64,7 +67,8 @@ impl Bar {
             min.as_ref().is_none_or(|min| version.is_some_and(|version| version::at_least(version, min)))
         };
         self.types.iter().any(|name| name == run.instance_type)
-            && (self.hosts, self.gpus_per_host) == (run.hosts, run.gpus_per_host)
+            && (self.hosts == run.hosts || self.more_hosts && self.hosts < run.hosts)
+            && self.gpus_per_host == run.gpus_per_host
             && reaches(&self.nccl_min, run.nccl)
             && reaches(&self.plugin_min, run.plugin)
     }

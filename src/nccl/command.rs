@@ -104,6 +104,8 @@ pub struct Programs {
     pub tests: String,
     /// Environment of every rank.
     pub environment: Vec<(String, String)>,
+    /// Open MPI's parameters beside or instead of [`MPI_OPTIONS`].
+    pub mca: Vec<(String, String)>,
 }
 
 impl Programs {
@@ -126,13 +128,103 @@ pub fn argv(collective: Collective, hosts: &[Host], sizes: Sizes, programs: &Pro
     // It refuses to run as root otherwise, and on a host that is tested nobody else's work is at stake.
     let mut argv = vec![programs.mpirun.clone(), "--allow-run-as-root".into(), "--host".into(), named.join(",")];
     argv.extend(["-n".into(), ranks.to_string(), "-N".into(), each.to_string()]);
-    argv.extend(MPI_OPTIONS.map(str::to_owned));
+    argv.extend(mpi_options(&programs.mca));
     for (name, value) in &programs.environment {
         argv.extend(["-x".into(), format!("{name}={value}")]);
     }
     argv.push(format!("{}/{}", programs.tests.trim_end_matches('/'), collective.program()));
     argv.extend(arguments(sizes));
     argv
+}
+
+/// Interfaces that Open MPI takes; it refuses to be told which it must not take as well.
+const INCLUDE: &str = "btl_tcp_if_include";
+const EXCLUDE: &str = "btl_tcp_if_exclude";
+
+/// [`MPI_OPTIONS`], but for the parameters that are given.
+fn mpi_options(mca: &[(String, String)]) -> Vec<String> {
+    let given = |key: &str| mca.iter().any(|(other, _)| other == key || (other.as_str(), key) == (INCLUDE, EXCLUDE));
+    let mut options = Vec::new();
+    let mut words = MPI_OPTIONS.into_iter();
+    while let Some(word) = words.next() {
+        match (word, words.as_slice()) {
+            ("--mca", [key, value, ..]) => {
+                if !given(key) {
+                    options.extend(["--mca", key, value].map(str::to_owned));
+                }
+                words.nth(1);
+            }
+            _ => options.push(word.to_owned()),
+        }
+    }
+    options.extend(mca.iter().flat_map(|(key, value)| ["--mca".to_owned(), key.clone(), value.clone()]));
+    options
+}
+
+/// The interfaces that Open MPI and NCCL may use, as `--interfaces` names them: names, or networks such as 10.0.0.0/16.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceOptions {
+    /// Open MPI's parameter.
+    pub mca: (String, String),
+    /// NCCL's variable; NCCL knows names alone.
+    pub variable: Option<(String, String)>,
+}
+
+/// Reads a list of them, with commas.
+pub fn interfaces(text: &str) -> Result<InterfaceOptions> {
+    let wrong = |one: &str| {
+        Error::new(Class::Usage, format!("`{}` is neither an interface's name nor a network", excerpt(one)))
+            .hint("for example eth0, or 10.0.0.0/16; `ip -brief address` lists both on a host")
+    };
+    let mut names = Vec::new();
+    for one in text.split(',') {
+        match one.split_once('/') {
+            Some((address, length)) => {
+                let address: std::net::Ipv4Addr = address.parse().map_err(|_| wrong(one))?;
+                let length =
+                    length.parse::<u32>().ok().filter(|length| (1..=32).contains(length)).ok_or_else(|| wrong(one))?;
+                if u64::from(u32::from(address)) & ((1_u64 << (32 - length)) - 1) != 0 {
+                    return Err(wrong(one).hint("the address has bits behind the network's length"));
+                }
+            }
+            None => {
+                // Linux, `IFNAMSIZ`.
+                let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+                if one.is_empty() || one.len() > 15 || one.starts_with('-') || !one.chars().all(plain) {
+                    return Err(wrong(one));
+                }
+                names.push(one);
+            }
+        }
+    }
+    let all_names = names.len() == text.split(',').count();
+    Ok(InterfaceOptions {
+        mca: (INCLUDE.to_owned(), text.to_owned()),
+        // With the sign a name is that name, not the beginning of one.
+        variable: all_names.then(|| ("NCCL_SOCKET_IFNAME".to_owned(), format!("={text}"))),
+    })
+}
+
+/// Reads `NAME=VALUE` of a rank's environment.
+pub fn variable(text: &str) -> Result<(String, String)> {
+    let sound = |name: &&str| {
+        !name.is_empty()
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let parts = text.split_once('=').filter(|(name, _)| sound(name));
+    let Some((name, value)) = parts.filter(|(_, value)| !value.chars().any(char::is_control)) else {
+        return Err(Error::new(Class::Usage, format!("`{}` is not NAME=VALUE", excerpt(text)))
+            .hint("for example NCCL_ALGO=Tree"));
+    };
+    if name == "NCCL_DEBUG" && !["INFO", "TRACE"].contains(&value) {
+        return Err(Error::new(
+            Class::Usage,
+            "NCCL_DEBUG must be INFO: without NCCL's lines nothing proves that EFA was used",
+        )
+        .hint("leave it out"));
+    }
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// The arguments of a program of nccl-tests.

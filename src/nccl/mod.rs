@@ -12,6 +12,7 @@ mod judge;
 mod log;
 pub mod output;
 pub mod pairs;
+pub mod ras;
 
 pub use self::judge::judge;
 pub use self::judge::verdict::{Check, Expect, Finding, Outcome, Severity, Verdict};

@@ -83,6 +83,8 @@ pub const NODE_ANSWER: Duration = minutes(5);
 
 /// How long the answer to a short question about the first host may take.
 pub const QUESTION: Duration = minutes(1);
+/// Before a test's time is over, NCCL's RAS is asked who is missing; it may take twenty seconds.
+pub const RAS_BEFORE_THE_END: Duration = seconds(30);
 /// How long the NCCL test of one pair of hosts may take.
 pub const PAIR_TEST: Duration = minutes(2);
 /// How long the far side may take beyond a test's own limit: it ends its program itself, and must get that far.

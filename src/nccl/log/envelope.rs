@@ -22,34 +22,48 @@ pub(crate) struct Prefixes {
 impl Prefixes {
     /// The line without the text before it, if that was learned.
     pub fn strip<'a>(&self, line: &'a [u8]) -> Option<&'a [u8]> {
-        self.known.iter().find_map(|pattern| behind_pattern(pattern, line))
+        self.known.iter().find_map(|pattern| {
+            let rest = behind_pattern(pattern, line)?;
+            Some(unquoted(pattern, rest))
+        })
     }
 
     /// Looks at a line of nccl-tests that has a text before it. Once a second one has the same, the lines that waited for that.
-    pub fn learn(&mut self, line: &[u8], at: usize) -> Vec<Vec<u8>> {
+    /// `None` where it is not kept.
+    pub fn learn(&mut self, line: &[u8], at: usize) -> Option<Vec<Vec<u8>>> {
         let prefix = &line[..at];
         if self.known.len() == PREFIXES || prefix.split(u8::is_ascii_whitespace).any(names_a_process) {
-            return Vec::new();
+            return None;
         }
         let pattern = pattern(prefix);
         if !self.waiting.iter().any(|(other, _)| *other == pattern) {
-            if self.waiting.len() < WAITING {
-                self.waiting.push((pattern, line.to_vec()));
+            if self.waiting.len() == WAITING {
+                return None;
             }
-            return Vec::new();
+            self.waiting.push((pattern, line.to_vec()));
+            return Some(Vec::new());
         }
         let (mut same, others): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.waiting).into_iter().partition(|(other, _)| *other == pattern);
         self.waiting = others;
         self.known.push(pattern.clone());
         same.push((pattern, line.to_vec()));
-        same.into_iter().map(|(_, line)| line).collect()
+        Some(same.into_iter().map(|(_, line)| line).collect())
     }
 
     /// Lines that still wait.
     pub fn waiting(&self) -> impl Iterator<Item = &[u8]> {
         self.waiting.iter().map(|(_, line)| line.as_slice())
     }
+}
+
+/// A text that begins behind a quotation mark ends before one, and before what a list or an object has behind that.
+pub(crate) fn unquoted<'a>(before: &[u8], text: &'a [u8]) -> &'a [u8] {
+    if !matches!(before.last(), Some(b'"' | b'\'')) {
+        return text;
+    }
+    let end = text.iter().rposition(|b| !b"\"',}] ".contains(b)).map_or(0, |at| at + 1);
+    &text[..end]
 }
 
 /// The text with each run of digits as one `0`.
@@ -103,7 +117,8 @@ pub(crate) fn anchor(line: &[u8]) -> Option<usize> {
     ANCHORS.iter().any(|anchor| text.starts_with(anchor.as_bytes())).then_some(at)
 }
 
-/// The line without the sequences that colour it (ECMA-48: `ESC [`, parameters, a letter), if it has any.
+/// The line without the sequences that colour it, if it has any (ECMA-48: `ESC [`, parameters, a letter; `ESC ]`, a title, BEL;
+/// `ESC (` and the name of a set of characters).
 pub(crate) fn without_colours(line: &[u8]) -> Option<Vec<u8>> {
     memchr::memchr(0x1b, line)?;
     let mut plain = Vec::with_capacity(line.len());
@@ -111,9 +126,23 @@ pub(crate) fn without_colours(line: &[u8]) -> Option<Vec<u8>> {
     while let Some(byte) = bytes.next() {
         if byte != 0x1b {
             plain.push(byte);
-        } else if bytes.next_if_eq(&b'[').is_some() {
-            while bytes.next_if(|b| !(0x40..=0x7e).contains(b)).is_some() {}
-            bytes.next();
+        } else {
+            match bytes.next() {
+                Some(b'[') => {
+                    while bytes.next_if(|b| !(0x40..=0x7e).contains(b)).is_some() {}
+                    bytes.next();
+                }
+                Some(b']') => {
+                    while bytes.next_if(|b| ![0x07, 0x1b].contains(b)).is_some() {}
+                    if bytes.next() == Some(0x1b) {
+                        bytes.next();
+                    }
+                }
+                Some(b'(' | b')') => {
+                    bytes.next();
+                }
+                _ => {}
+            }
         }
     }
     Some(plain)
@@ -139,7 +168,7 @@ pub(crate) fn without_tags(line: &[u8]) -> Option<Vec<u8>> {
     Some(plain)
 }
 
-/// Under which of these a log of JSON lines has its text: Docker's files, CloudWatch, journald, Google Cloud, Python's loggers.
+/// Under which of these a log of JSON lines has its text, or else under any other: Docker's files, CloudWatch, journald, Google Cloud, Python's loggers.
 const KEYS: [&str; 5] = ["log", "message", "MESSAGE", "textPayload", "msg"];
 
 /// The text of a line that is one JSON object, if it has one.
@@ -149,7 +178,10 @@ pub(crate) fn of_json(line: &[u8]) -> Option<String> {
         return None;
     }
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).ok()?;
-    KEYS.iter().find_map(|key| object.get(*key)?.as_str().map(str::to_owned))
+    let longest = |texts: &mut dyn Iterator<Item = &serde_json::Value>| {
+        texts.filter_map(serde_json::Value::as_str).max_by_key(|text| text.len()).map(str::to_owned)
+    };
+    longest(&mut KEYS.iter().filter_map(|key| object.get(*key))).or_else(|| longest(&mut object.values()))
 }
 
 /// UTF-16, as PowerShell writes it, in pieces of any length.

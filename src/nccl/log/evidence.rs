@@ -91,17 +91,17 @@ pub(crate) struct Process {
     pub provider_error: Option<usize>,
     /// The plugin gave GPUDirect up.
     pub gdr_disabled: bool,
-    /// The most fundamental of the plugin's warnings that are faults, and its text.
-    pub plugin_fault: Option<(PluginFault, String)>,
+    /// The most fundamental of the plugin's warnings that are faults, its text, and the line's number.
+    pub plugin_fault: Option<(PluginFault, String, u64)>,
     /// NCCL's last warning.
     pub last_warning: String,
 }
 
 impl Process {
     /// Keeps a fault of the plugin, unless a more fundamental one is known.
-    pub fn add_plugin_fault(&mut self, fault: PluginFault, text: &[u8]) {
-        if self.plugin_fault.as_ref().is_none_or(|(known, _)| fault < *known) {
-            self.plugin_fault = Some((fault, quoted(text)));
+    pub fn add_plugin_fault(&mut self, fault: PluginFault, text: &[u8], line: u64) {
+        if self.plugin_fault.as_ref().is_none_or(|(known, ..)| fault < *known) {
+            self.plugin_fault = Some((fault, quoted(text), line));
         }
     }
 }
@@ -131,7 +131,10 @@ pub(crate) struct Evidence {
     /// Lines by NCCL.
     pub nccl_lines: u64,
     /// Lines that look like NCCL's or nccl-tests' and were not read, and the first of them.
-    pub unread: (u64, String),
+    pub unread: u64,
+    pub first_unread: String,
+    /// Those of them that are messages of level INFO.
+    pub unread_info: u64,
     /// Lines in which two processes wrote over each other.
     pub garbled: u64,
     pub json: bool,
@@ -153,6 +156,8 @@ pub(crate) struct Evidence {
     /// How many, and whether the log says OK.
     pub out_of_bounds: Option<(u64, bool)>,
     pub average: Option<f64>,
+    /// Most ranks that a communicator of NCCL's has.
+    pub nranks: u64,
     /// The average's line is there, and is no number.
     pub average_garbled: bool,
     /// The line that begins a run is there without its `#`.
@@ -221,6 +226,12 @@ impl Evidence {
         self.ranks.insert(line.rank, facts);
     }
 
+    /// What a summary counts: of several the worst.
+    pub fn add_out_of_bounds(&mut self, count: u64, good: bool) {
+        let (known, all_good) = self.out_of_bounds.unwrap_or((0, true));
+        self.out_of_bounds = Some((known.max(count), all_good && good));
+    }
+
     pub fn add_row(&mut self, row: Row) {
         self.row_count += 1;
         self.wrong = self.wrong.saturating_add(row.wrong());
@@ -260,9 +271,9 @@ impl Evidence {
 
     /// A line that looks like NCCL's or nccl-tests' and could not be read.
     pub fn add_unread(&mut self, line: &[u8]) {
-        self.unread.0 += 1;
-        if self.unread.1.is_empty() {
-            self.unread.1 = quoted(line);
+        self.unread += 1;
+        if self.first_unread.is_empty() {
+            self.first_unread = quoted(line);
         }
     }
 

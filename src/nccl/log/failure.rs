@@ -74,7 +74,7 @@ const HOST_MEMORY: &str = "the host ran out of memory: give the container more, 
 const SAME_NCCL: &str = "install the same NCCL on every host, and look which one LD_LIBRARY_PATH finds first";
 
 /// Most fundamental first: where one failure brings another about, it stands before it.
-pub(crate) static RUN: [Text; 90] = [
+pub(crate) static RUN: [Text; 105] = [
     text("Could not resolve hostname", REACH),
     text("Permission denied (publickey", SSH_KEY),
     text("Host key verification failed", HOST_KEY),
@@ -172,6 +172,19 @@ pub(crate) static RUN: [Text; 90] = [
     status("exited with code "),
     status("EXIT CODE: "),
     text("Job step aborted", EARLIER),
+    text("srun: Force Terminated", EARLIER),
+    text("APPLICATION TERMINATED WITH THE EXIT STRING", EARLIER),
+    text("Fatal error in PMPI_", EARLIER),
+    text("MPI_Abort(", EARLIER),
+    text("Caught signal ", EARLIER),
+    text("*** stack smashing detected ***", EARLIER),
+    text("free(): invalid pointer", EARLIER),
+    text("corrupted size vs. prev_size", EARLIER),
+    text("malloc(): ", EARLIER),
+    text(
+        "NVRM: Xid (",
+        "look the number up in NVIDIA's list of Xid errors; nvidia-smi -q tells whether the GPU works still",
+    ),
     text("error: execve():", PATHS),
     text(
         "srun: error: Invalid MPI type",
@@ -179,6 +192,11 @@ pub(crate) static RUN: [Text; 90] = [
     ),
     text("srun: error:", EARLIER),
     text("slurmstepd: error:", EARLIER),
+    status("exited with exit code "),
+    status("Exited with exit code "),
+    status("exits with return code = "),
+    status("returned non-zero exit status "),
+    status("terminated by signal "),
 ];
 
 /// What the plugin or libfabric says when there is no provider to use. A rank may say so and select one later.
@@ -205,7 +223,7 @@ static TEXTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
 /// commands, not messages.
 pub(crate) fn told(line: &[u8]) -> (Option<usize>, Option<usize>) {
     let (mut run, mut provider) = (None::<usize>, None::<usize>);
-    if line.starts_with(b"+ ") {
+    if is_trace(line) {
         return (run, provider);
     }
     for found in TEXTS.find_overlapping_iter(line) {
@@ -220,6 +238,12 @@ pub(crate) fn told(line: &[u8]) -> (Option<usize>, Option<usize>) {
         }
     }
     (run, provider)
+}
+
+/// Whether a shell shows a command by this line (`+ ...`, and more signs in a function of a function).
+pub(crate) fn is_trace(line: &[u8]) -> bool {
+    let signs = line.iter().take_while(|b| **b == b'+').count();
+    signs > 0 && line.get(signs) == Some(&b' ')
 }
 
 /// Whether a number that is not 0 stands here.
@@ -284,8 +308,7 @@ impl PluginFault {
 /// or the kernel's error number, 12 being ENOMEM).
 pub(crate) fn plugin(text: &[u8]) -> Option<PluginFault> {
     let any = |words: &[&str]| words.iter().any(|words| holds(text, words));
-    // What a run does without: NCCL's own transfers from the GPU, and the choice of an algorithm.
-    if text.starts_with(b"gin") || any(&["GIN", "uner"]) {
+    if is_optional(text) {
         return None;
     }
     let code = behind(text, "RC: ").map(|rest| rest.strip_prefix(b"-").unwrap_or(rest));
@@ -293,8 +316,37 @@ pub(crate) fn plugin(text: &[u8]) -> Option<PluginFault> {
     if out_of_memory || any(&["Cannot allocate memory", "register memory", "memory registration", "RLIMIT_MEMLOCK"]) {
         return Some(PluginFault::Memory);
     }
-    if any(&["completed with error", "remote address into address vector", "Remote error"]) {
+    let transfer = [
+        "complete with error",
+        "completed with error",
+        "remote address into address vector",
+        "Remote error",
+        "inflight requests",
+    ];
+    if any(&transfer) {
         return Some(PluginFault::Transfer);
     }
-    any(&["RC: ", "failed", "Failed", "Unable to", "Couldn't", "Could not"]).then_some(PluginFault::Start)
+    let start = [
+        "RC: ",
+        "failed",
+        "Failed",
+        "Unable to",
+        "Couldn't",
+        "Could not",
+        "Error ",
+        "Caught exception",
+        "Unexpected",
+        "nvalid",
+        "non-existent",
+    ];
+    any(&start).then_some(PluginFault::Start)
+}
+
+/// Whether a warning of the plugin, or NCCL's, is of what a run does without: transfers that the GPU starts itself (GIN, with GDRCopy), and
+/// the choice of an algorithm.
+pub(crate) fn is_optional(text: &[u8]) -> bool {
+    let text = text.strip_prefix(b"NET/OFI ").unwrap_or(text);
+    let starts = ["gin", "GIN", "TUNER", "Tuner", "NET/OFI_TUNER", "Unable to configure tuner"];
+    starts.iter().any(|word| text.starts_with(word.as_bytes()))
+        || ["GDRCopy", "libgdrapi", "gdr_"].iter().any(|word| holds(text, word))
 }

@@ -88,8 +88,8 @@ pub(crate) fn message(line: &[u8]) -> Option<NcclMessage<'_>> {
 
 static NCCL: LazyLock<Finder> = LazyLock::new(|| Finder::new(" NCCL "));
 
-/// One of NCCL's messages, wherever it stands in the line: what is before HOST:PID:TID is somebody else's.
-pub(crate) fn message_within(line: &[u8]) -> Option<NcclMessage<'_>> {
+/// One of NCCL's messages, wherever it stands in the line, and what is before HOST:PID:TID, which is somebody else's.
+pub(crate) fn message_within(line: &[u8]) -> Option<(NcclMessage<'_>, &[u8])> {
     let at = NCCL.find(line)?;
     let rest = &line[at + NCCL.needle().len()..];
     let (head, mut words) = (&line[..at], 0);
@@ -98,7 +98,7 @@ pub(crate) fn message_within(line: &[u8]) -> Option<NcclMessage<'_>> {
         let head = head.trim_ascii_end();
         let device = head.strip_suffix(b"]").and_then(|head| memchr::memrchr(b'[', head).map(|at| &head[..at]));
         let process = process_at_the_end(device.unwrap_or(head).trim_ascii_end())?;
-        return Some(NcclMessage { process, level: Level::Info, text });
+        return Some((NcclMessage { process, level: Level::Info, text }, before(line, process)));
     }
     let text = rest.strip_prefix(b"WARN ")?;
     // Before the file, or the function, with its types and blanks.
@@ -106,7 +106,7 @@ pub(crate) fn message_within(line: &[u8]) -> Option<NcclMessage<'_>> {
     while words < 40 {
         let word = head.iter().rposition(u8::is_ascii_whitespace).map_or(0, |at| at + 1);
         if let Some(process) = process_at_the_end(&head[word..]) {
-            return Some(NcclMessage { process, level: Level::Warn, text });
+            return Some((NcclMessage { process, level: Level::Warn, text }, before(line, process)));
         }
         head = head[..word].trim_ascii_end();
         if head.is_empty() {
@@ -115,6 +115,11 @@ pub(crate) fn message_within(line: &[u8]) -> Option<NcclMessage<'_>> {
         words += 1;
     }
     None
+}
+
+/// What stands before this part of a line.
+fn before<'a>(line: &'a [u8], part: &[u8]) -> &'a [u8] {
+    memchr::memmem::find(line, part).map_or(line, |at| &line[..at])
 }
 
 /// Whether this word ends in a process of NCCL.
@@ -132,14 +137,18 @@ fn process_at_the_end(text: &[u8]) -> Option<&[u8]> {
     let before_process = before_thread[..number(before_thread)?].strip_suffix(b":")?;
     let host = before_process.iter().rev().take_while(|b| is_of_a_host(**b)).count();
     let host = &before_process[before_process.len() - host..];
-    (!host.is_empty() && !is_a_stamp(host)).then(|| &before_thread[before_process.len() - host.len()..])
+    (!host.is_empty() && host.len() <= LONGEST_HOST && !is_a_stamp(host))
+        .then(|| &before_thread[before_process.len() - host.len()..])
 }
 
 /// Whether this is what stands before the minutes of a stamp: 10:00:00 or 2026-11-30T10:00:00 is no process.
 fn is_a_stamp(host: &[u8]) -> bool {
     let date = matches!(host, [_, _, _, _, b'-', _, _, b'-', ..]) && host[..4].iter().all(u8::is_ascii_digit);
-    date || host.iter().all(u8::is_ascii_digit)
+    date || host.len() <= 2 && host.iter().all(u8::is_ascii_digit)
 }
+
+/// Longest name of a host (RFC 1035, section 2.3.4).
+const LONGEST_HOST: usize = 255;
 
 fn is_of_a_host(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"._-".contains(&byte)

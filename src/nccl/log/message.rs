@@ -29,6 +29,9 @@ pub(crate) fn take(evidence: &mut Evidence, message: NcclMessage) {
     let NcclMessage { process, level, text } = message;
     // Who takes part, whatever it says.
     evidence.process(process);
+    if let Some((ranks, _)) = behind(text, " nranks ").and_then(digits) {
+        evidence.nranks = evidence.nranks.max(ranks);
+    }
     if level == Level::Warn {
         warn(evidence, process, text);
         return;
@@ -64,9 +67,11 @@ fn warn(evidence: &mut Evidence, process: &[u8], text: &[u8]) {
     // What was told as a missing provider is not told again.
     if provider.is_none()
         && let Some(fault) = failure::plugin(ofi)
-        && let Some(process) = evidence.process(process)
     {
-        process.add_plugin_fault(fault, text);
+        let line = evidence.lines;
+        if let Some(process) = evidence.process(process) {
+            process.add_plugin_fault(fault, text, line);
+        }
     }
 }
 
@@ -185,7 +190,7 @@ fn provider(evidence: &mut Evidence, process: &[u8], selected: &[u8]) {
         process.providers |= bit;
         process.nics = nics.or(process.nics);
         // What failed before was a try.
-        process.plugin_fault.take_if(|(fault, _)| *fault == PluginFault::Start);
+        process.plugin_fault.take_if(|(fault, ..)| *fault == PluginFault::Start);
     }
 }
 

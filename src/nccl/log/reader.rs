@@ -1,9 +1,9 @@
 //! Owns reading a log: bytes in pieces of any length -> lines -> evidence, in memory that does not grow with the log.
 
 use super::bytes::{after, digits, float, holds, version};
-use super::envelope::{Prefixes, Utf16, anchor, of_json, without_colours, without_tags};
+use super::envelope::{Prefixes, Utf16, anchor, of_json, unquoted, without_colours, without_tags};
 use super::evidence::Evidence;
-use super::failure;
+use super::failure::{self, is_trace};
 use super::json;
 use super::line::{bare, message, message_within};
 use super::message::{nccl_version, take};
@@ -168,16 +168,23 @@ impl Reader {
 
     fn line(&mut self, line: &[u8]) {
         self.evidence.lines += 1;
-        let plain = without_colours(line);
-        let line = plain.as_deref().unwrap_or(line);
-        match of_json(line) {
-            Some(text) => text.lines().for_each(|line| self.enveloped(line.as_bytes())),
-            None => self.enveloped(line),
+        let Some(text) = of_json(line) else {
+            self.enveloped(line);
+            return;
+        };
+        text.lines().for_each(|line| self.enveloped(line.as_bytes()));
+        // Another field may say why a container ended.
+        if failure::told(text.as_bytes()).0.is_none()
+            && let (Some(at), _) = failure::told(line)
+        {
+            self.evidence.add_failure(at, line);
         }
     }
 
     /// A line with what stands before it.
     fn enveloped(&mut self, line: &[u8]) {
+        let plain = without_colours(line);
+        let line = plain.as_deref().unwrap_or(line);
         let untagged = without_tags(line);
         let line = bare(untagged.as_deref().unwrap_or(line));
         if self.known(line) {
@@ -190,7 +197,11 @@ impl Reader {
                 other(&mut self.evidence, rest);
             }
         } else if let Some(at) = anchor(line) {
-            for line in self.prefixes.learn(line, at) {
+            let Some(lines) = self.prefixes.learn(line, at) else {
+                self.evidence.add_unread(line);
+                return;
+            };
+            for line in lines {
                 if let Some(rest) = self.prefixes.strip(&line) {
                     self.known(bare(rest));
                 }
@@ -225,8 +236,17 @@ impl Reader {
             },
             Some(_) => {}
         }
-        if let Some(message) = message(line).or_else(|| message_within(line)) {
+        if let Some(message) = message(line) {
             take(evidence, message);
+            return true;
+        }
+        if let Some((mut message, before)) = message_within(line).filter(|_| !is_trace(line)) {
+            message.text = unquoted(before, message.text);
+            take(evidence, message);
+            // Another program may have written into the line.
+            if let (Some(at), _) = failure::told(before) {
+                evidence.add_failure(at, line);
+            }
             return true;
         }
         if let Some(version) = after(line, "NCCL version ") {
@@ -252,7 +272,10 @@ fn comment(evidence: &mut Evidence, text: &[u8]) {
         }
     } else if let Some(rest) = after(text, "Out of bounds values :") {
         if let Some((count, rest)) = digits(rest.trim_ascii_start()) {
-            evidence.out_of_bounds = Some((count, rest.trim_ascii() == b"OK"));
+            // The word, whatever an envelope has behind it.
+            let word = rest.trim_ascii_start();
+            let length = word.iter().take_while(|b| b.is_ascii_alphabetic()).count();
+            evidence.add_out_of_bounds(count, &word[..length] == b"OK");
         }
     } else if let Some(rest) = after(text, "Avg bus bandwidth") {
         let value = rest.trim_ascii_start().strip_prefix(b":").unwrap_or_default().trim_ascii_start();
@@ -278,8 +301,9 @@ fn other(evidence: &mut Evidence, line: &[u8]) {
     let looks = |words: &&str| holds(text, words);
     if text.starts_with(b"nThread ") {
         evidence.unsigned_preamble = true;
-    } else if ["NCCL INFO ", "NCCL WARN ", "nThread "].iter().any(looks) && !text.starts_with(b"+ ") {
+    } else if ["NCCL INFO ", "NCCL WARN ", "nThread "].iter().any(looks) && !is_trace(text) {
         evidence.add_unread(line);
+        evidence.unread_info += u64::from(looks(&"NCCL INFO ") && !looks(&"NCCL WARN ") && !looks(&"nThread "));
     } else {
         comment(evidence, text);
     }

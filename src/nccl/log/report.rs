@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::evidence::{Evidence, Names, Process};
 use super::failure::{self, Kind, PluginFault};
 use super::row::{Preamble, Row};
+use crate::nccl::ras::Ras;
 
 /// How the run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -114,6 +115,8 @@ pub struct PluginWarning {
     pub kind: PluginFault,
     /// As the log has it, cut at 400 bytes.
     pub text: String,
+    /// The line of the log.
+    pub line: u64,
 }
 
 /// A text of the log that means that the run failed.
@@ -145,6 +148,9 @@ pub struct Report {
     pub end: End,
     /// The exit status that the caller knows of.
     pub exit_status: Option<i32>,
+    /// What NCCL's RAS said shortly before the run was ended, where it was asked and answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ras: Option<Ras>,
     /// Whether it was nccl-tests' JSON, which holds no word about the network.
     pub json: bool,
     /// `all_reduce_perf`, where the log says so (nccl-tests 2.16.7 and newer).
@@ -165,7 +171,8 @@ pub struct Report {
     pub hosts: Vec<String>,
     /// Ranks in order, then processes that no Rank line names.
     pub ranks: Vec<Rank>,
-    /// Whether Rank lines contradict each other or leave numbers out.
+    /// Whether Rank lines contradict each other or leave ranks out: by their numbers, by NCCL's word of how many ranks there are,
+    /// or because NCCL's lines name more processes.
     pub ranks_unsound: bool,
     /// Whether there are more ranks or processes than are told apart.
     pub too_many_ranks: bool,
@@ -220,6 +227,8 @@ pub struct Report {
     pub garbled_lines: u64,
     /// Lines that look like NCCL's or nccl-tests' and were not read.
     pub unread_lines: u64,
+    /// Those of them that are messages of level INFO.
+    pub unread_info_lines: u64,
     /// The first of them.
     pub first_unread: String,
     /// Lines of the log.
@@ -248,28 +257,21 @@ impl Report {
         let ranks = ranks(&evidence);
         let (hosts, gpus) = hosts_and_gpus(&evidence);
         let versions = versions(&evidence);
-        let highest = evidence.ranks.last_key_value().map_or(0, |(rank, _)| rank.saturating_add(1));
         let named = |row: &Row| SizeBandwidth {
             size: row.size,
             out_of_place: row.out_of_place.busbw,
             in_place: row.in_place.as_ref().map(|timing| timing.busbw),
         };
         let best = |row: &&Row| row.in_place.as_ref().map_or(0.0, |timing| timing.busbw).max(row.out_of_place.busbw);
-        // Who has NCCL's lines need not ask for them.
-        let again =
-            if evidence.nccl_lines > 0 { "what the ranks said before this line tells why" } else { failure::AGAIN };
-        let failures = evidence.failures.iter().map(|(at, (line, count))| {
-            let to_do = failure::to_do(*at, line.as_bytes());
-            Failure { line: line.clone(), count: *count, to_do: if to_do == failure::AGAIN { again } else { to_do } }
-        });
         let inferred_collective = if evidence.collective.is_none() { inferred(&evidence) } else { None };
         Report {
             end: end(&evidence, exit_status),
             exit_status,
+            ras: None,
             json: evidence.json,
             runs: evidence.preambles,
             hosts,
-            ranks_unsound: evidence.rank_conflict || highest != evidence.ranks.len() as u64,
+            ranks_unsound: are_unsound(&evidence),
             too_many_ranks: evidence.too_many,
             gpus,
             versions,
@@ -290,11 +292,12 @@ impl Report {
             average_of_rows: (evidence.busbw.1 > 0).then(|| evidence.busbw.0 / evidence.busbw.1 as f64),
             warnings: counted(&evidence.warnings),
             warning_count: evidence.warning_count,
-            failures: failures.collect(),
+            failures: failures(&evidence),
             nccl_lines: evidence.nccl_lines,
             garbled_lines: evidence.garbled,
-            unread_lines: evidence.unread.0,
-            first_unread: evidence.unread.1,
+            unread_lines: evidence.unread,
+            unread_info_lines: evidence.unread_info,
+            first_unread: evidence.first_unread,
             lines: evidence.lines,
             ranks,
             inferred_collective,
@@ -323,6 +326,25 @@ impl Report {
         let first = counts.next()?;
         counts.all(|count| count == first).then_some(first)
     }
+}
+
+fn failures(evidence: &Evidence) -> Vec<Failure> {
+    // Who has NCCL's lines need not ask for them.
+    let again = if evidence.nccl_lines > 0 { "what the ranks said before this line tells why" } else { failure::AGAIN };
+    let failures = evidence.failures.iter().map(|(at, (line, count))| {
+        let to_do = failure::to_do(*at, line.as_bytes());
+        Failure { line: line.clone(), count: *count, to_do: if to_do == failure::AGAIN { again } else { to_do } }
+    });
+    failures.collect()
+}
+
+/// Whether the Rank lines may leave somebody out.
+fn are_unsound(evidence: &Evidence) -> bool {
+    let of_ranks: std::collections::HashSet<_> = evidence.ranks.values().map(|rank| (&rank.host, &rank.pid)).collect();
+    let highest = evidence.ranks.last_key_value().map_or(0, |(rank, _)| rank.saturating_add(1));
+    evidence.rank_conflict
+        || highest != evidence.ranks.len() as u64
+        || highest > 0 && (evidence.nranks > highest || evidence.processes.len() > of_ranks.len())
 }
 
 fn counted(names: &Names) -> Vec<Counted> {
@@ -429,7 +451,7 @@ fn rank_of(evidence: &Evidence, process: &Process) -> Rank {
         plugin_missing: process.plugin_missing,
         provider_error: process.provider_error.map(|at| failure::PROVIDER[at].to_owned()),
         gdr_disabled: process.gdr_disabled,
-        plugin_fault: process.plugin_fault.clone().map(|(kind, text)| PluginWarning { kind, text }),
+        plugin_fault: process.plugin_fault.clone().map(|(kind, text, line)| PluginWarning { kind, text, line }),
         last_warning: process.last_warning.clone(),
         ..Rank::default()
     }

@@ -46,6 +46,19 @@ fn a_whole_log_with_an_ending_that_says_the_run_died_never_passes() {
         "Out of memory: Killed process 4101 (all_reduce_perf) total-vm:1kB",
         "ip-10-0-0-1: Test timeout (60s) all_reduce.cu:104",
         "# error: NCCL failure in all_reduce.cu:44",
+        "pdsh@head: ip-10-0-0-1: ssh exited with exit code 137",
+        "clush: ip-10-0-0-1: exited with exit code 137",
+        "Exited with exit code 137.",
+        "[2026-11-30 10:00:00,000] [INFO] [launch.py:319:sigkill_handler] Process 77 exits with return code = -9",
+        "subprocess.CalledProcessError: Command '['mpirun']' returned non-zero exit status 139.",
+        "Command terminated by signal 9",
+        "srun: Force Terminated StepId=77.0",
+        "YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)",
+        "Fatal error in PMPI_Finalize: Other MPI error, error stack:",
+        "[node-1:4101:0:4101] Caught signal 7 (Bus error: nonexistent physical address)",
+        "*** stack smashing detected ***: terminated",
+        "free(): invalid pointer",
+        "NVRM: Xid (PCI:0000:10:1c): 79, pid=4101, GPU has fallen off the bus.",
     ];
     for age in 0..5 {
         for ending in endings {
@@ -100,6 +113,13 @@ fn a_warning_of_the_plugin_is_the_reason_with_rank_host_and_what_to_do() {
         ("NET/OFI Unable to register memory (type = 2) for device 1. RC: -14, Error: Bad address", "locked memory"),
         ("NET/OFI Couldn't open AV. RC: -22, ERROR: Invalid argument", "versions"),
         ("NET/OFI Failed to initialize sendrecv protocol", "versions"),
+        ("NET/OFI Send close message complete with error", "security group"),
+        ("NET/OFI Closing recv_comm 0x7f with inflight requests. Invalidating domain", "security group"),
+        ("NET/OFI Error performing GPU GDR flush", "versions"),
+        ("NET/OFI Error posting rx buffers: -11", "versions"),
+        ("NET/OFI Caught exception in plugin connect: x", "versions"),
+        ("NET/OFI Unexpected number of remote rails for dev 3. Expected 4 but got 8", "versions"),
+        ("NET/OFI Request 0x7f completed with error. RC: 5. Error: GIN", "security group"),
     ];
     for (text, to_do) in cases {
         // A log that ends with it, before anything was measured.
@@ -142,9 +162,14 @@ fn what_failed_before_a_provider_was_selected_was_a_try() {
 /// GIN, the tuner and the topology warn in good runs.
 #[test]
 fn a_warning_after_a_whole_run_is_a_note_and_before_its_end_a_reason() {
-    for text in
-        ["GIN/Plugin: Could not find: libnccl-gin.so", "TUNER/Plugin: no tuner", "graph/xml.cc: no such attribute"]
-    {
+    for text in [
+        "GIN/Plugin: Could not find: libnccl-gin.so",
+        "TUNER/Plugin: no tuner",
+        "graph/xml.cc: no such attribute",
+        "NET/OFI GIN only supports RDMA transport protocol.",
+        "NET/OFI Failed to initialize GDRCopy: Failed to open gdr handle",
+        "NET/OFI Failed to resolve GDRCopy v2 API",
+    ] {
         let whole = good(4);
         let (_, after) = verdict(&format!("{whole}{}", warning(3, text)));
         assert_eq!(after.outcome, Outcome::Pass, "{text}: {:#?}", after.findings);
@@ -152,7 +177,9 @@ fn a_warning_after_a_whole_run_is_a_note_and_before_its_end_a_reason() {
         // Without its beginning nothing fails, and the warning may be why there is no more.
         let (_, excerpt) = verdict(&warning(3, text));
         assert_eq!(excerpt.outcome, Outcome::Inconclusive, "{text}: {:#?}", excerpt.findings);
-        assert!(excerpt.findings.iter().any(|finding| finding.what.contains(text)), "{:#?}", excerpt.findings);
+        let told = excerpt.findings.iter().any(|finding| finding.what.contains(text));
+        assert_eq!(told, text.starts_with("graph"), "{:#?}", excerpt.findings);
+        assert!(told || excerpt.notes.iter().any(|note| note.contains(text)), "{:?}", excerpt.notes);
     }
 }
 
@@ -315,4 +342,50 @@ fn whole_numbers_do_not_round() {
     assert_eq!(verdict(&old.replace("5e-07", "0e+00")).1.outcome, Outcome::Pass);
     let (report, wrong) = verdict(&old.replace("5e-07", "3e+02"));
     assert!(report.wrong_values > 0 && failures(&wrong)[0].check == Check::WrongResult);
+}
+
+/// A list that ends too early has no hole. NCCL says how many ranks there are, and names processes of its own.
+#[test]
+fn ranks_that_no_line_proves_are_never_passed_over() {
+    let three = Run { hosts: 3, ..Run::good(4, 80.0) }.text();
+    let of_third = |line: &&str| {
+        let rank = line.split_once(" Rank ").and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<u32>().ok());
+        !line.contains("ip-10-0-0-2") && rank.is_none_or(|rank| rank < 16)
+    };
+    let kept: String = three.lines().filter(of_third).map(|line| format!("{line}\n")).collect();
+    let comm = "ip-10-0-0-1:4108:4308 [0] NCCL INFO comm 0x1 rank 8 nranks 24 cudaDev 0 busId 101c0 - Init COMPLETE\n";
+    let (report, tail) = verdict(&format!("{comm}{kept}"));
+    assert_eq!((report.rank_count(), tail.outcome), (16, Outcome::Inconclusive), "{:#?}", tail.findings);
+    // A process without a Rank line, which says nothing of its network.
+    let gone = |line: &&str| !line.contains("Rank 15") && !line.contains(":4115:4315");
+    let silent: String = good(4).lines().filter(gone).map(|line| format!("{line}\n")).collect();
+    let stranger = "ip-10-0-0-1:4115:4315 [7] NCCL INFO NET/Socket : Using [0]eth0:10.0.0.1<0>\n";
+    let (_, strange) = verdict(&format!("{silent}{stranger}"));
+    assert_eq!(strange.outcome, Outcome::Inconclusive, "{:#?}", strange.findings);
+    // Of how many hosts it was is not known, so no bar judges it.
+    let four = Run { hosts: 4, ..Run::good(4, 20.0) }.text();
+    let listed = |line: &&str| !line.contains(" Rank ") || line.contains("ip-10-0-0-0") || line.contains("ip-10-0-0-1");
+    let listed: String = four.lines().filter(listed).map(|line| format!("{line}\n")).collect();
+    let barless = judged(&read(listed, Some(0)), Some("p4d.24xlarge"), 2);
+    assert_eq!((barless.outcome, barless.bar), (Outcome::Inconclusive, None), "{:#?}", barless.findings);
+}
+
+/// The first fault of a kind is the cause; who says another thing later is not said to have said it.
+#[test]
+fn the_first_fault_of_a_kind_is_quoted_with_who_said_it() {
+    let whole = good(4);
+    let head = &whole[..whole.find("#       size").expect("a header")];
+    let first = warning(9, "NET/OFI Request 0x1 completed with error. RC: 20. Error: unreachable remote");
+    let later = warning(3, "NET/OFI Request 0x2 completed with error. RC: 125. Error: operation canceled");
+    let (_, told) = verdict(&format!("{head}{first}{later}"));
+    let reason = &failures(&told)[0].what;
+    assert!(
+        reason.contains("on rank 9 (host ip-10-0-0-1): NET/OFI Request 0x1") && !reason.contains("rank 3"),
+        "{reason}"
+    );
+    assert!(reason.ends_with("; 1 rank said another thing of that kind later"), "{reason}");
+    // Whose peer was killed has another question first.
+    let killed = "mpirun noticed that process rank 1 with PID 9990 on node 10.9.0.2 exited on signal 9 (Killed).\n";
+    let (_, died) = verdict(&format!("{head}{first}{killed}"));
+    assert!(failures(&died)[0].to_do.starts_with("a process died"), "{}", failures(&died)[0].to_do);
 }

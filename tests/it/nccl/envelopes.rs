@@ -16,7 +16,7 @@ fn clock(at: usize) -> String {
     format!("{:02}:{:02}:{:02}", at / 3600 % 24, at / 60 % 60, at % 60)
 }
 
-const ENVELOPES: [(&str, Envelope); 31] = [
+const ENVELOPES: [(&str, Envelope); 36] = [
     ("docker logs --timestamps", |at, _, line| format!("2026-11-30T{}.{:09}Z {line}", clock(at), 7 * at + 100)),
     ("a container runtime's file", |at, _, line| format!("2026-11-30T{}.{:09}+00:00 stdout F {line}", clock(at), at)),
     ("journald", |at, _, line| format!("Nov 30 {} head nccl[4711]: {line}", clock(at))),
@@ -49,6 +49,11 @@ const ENVELOPES: [(&str, Envelope); 31] = [
     ("grep with its file", |_, _, line| format!("run.log:{line}")),
     ("Docker's file", |at, _, line| json(&[("log", &format!("{line}\n")), ("stream", "stdout"), ("time", &clock(at))])),
     ("CloudWatch's JSON", |_, _, line| json(&[("message", line), ("ingestionTime", "1")])),
+    ("JSON under another name", |at, _, line| json(&[("at", &clock(at)), ("line", line)])),
+    ("JSON with colours", |_, _, line| json(&[("log", &format!("\u{1b}[36m{line}\u{1b}[0m\n")), ("stream", "stderr")])),
+    ("aws logs get-log-events", |_, _, line| format!("            \"message\": {},", quoted(line))),
+    ("CSV", |at, _, line| format!("\"{}\",\"{line}\"", clock(at))),
+    ("tput sgr0", |_, _, line| format!("{line}\u{1b}(B\u{1b}[m")),
     ("Windows", |_, _, line| format!("{line}\r")),
 ];
 
@@ -212,4 +217,105 @@ proptest! {
         prop_assert_eq!(judged(&within, None, 2).outcome, judged(&bare, None, 2).outcome, "{}", ENVELOPES[envelope].0);
         prop_assert_eq!(facts(within), facts(bare), "{}", ENVELOPES[envelope].0);
     }
+}
+
+/// As a rotated log comes, one file behind the other.
+#[test]
+fn every_frame_of_zstandard_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("run.log.zst");
+    let frame =
+        |text: &str| ruzstd::encoding::compress_to_vec(text.as_bytes(), ruzstd::encoding::CompressionLevel::Fastest);
+    let log = Run::good(4, 80.0).text();
+    let (first, second) = log.split_at(log.len() / 2);
+    let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"xyz"].concat();
+    let judge = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).expect("a file");
+        let ran = crate::support::efa_gen(&["validate", "--exit-status", "0", "--log", path.to_str().expect("a path")]);
+        (ran.status.code(), String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr))
+    };
+    let whole = [skippable.clone(), frame(first), skippable, frame(second)].concat();
+    let (code, said) = judge(&whole);
+    assert!(code == Some(0) && said.contains("EFA-GEN VERDICT: PASS"), "{said}");
+    let (code, said) =
+        judge(&[whole.clone(), frame("srun: error: node-1: task 3: Segmentation fault (core dumped)\n")].concat());
+    assert!(code == Some(7) && said.contains("Segmentation fault"), "{said}");
+    for damaged in [&whole[..whole.len() - 5], &[&whole[..], b"rest"].concat()] {
+        let (code, said) = judge(damaged);
+        assert!(code == Some(5) && said.contains("can't be decompressed"), "{code:?} {said}");
+    }
+}
+
+/// A container's end stands beside its last words, or before them in the same line.
+#[test]
+fn what_an_envelope_says_of_a_failure_is_read_as_well() {
+    let log = Run::good(4, 80.0).text();
+    for line in [
+        r#"{"level":"error","msg":"launcher failed","error":"command terminated with exit code 137"}"#,
+        r#"{"message":"Container terminated","reason":"OOMKilled"}"#,
+        r#"{"msg":"step","stderr":"srun: error: node1: task 3: Segmentation fault"}"#,
+        "srun: error: ip-10-0-0-1: task 9: Killed ip-10-0-0-0:4100:4200 [0] NCCL INFO comm 0x1 - Destroy COMPLETE",
+        "[ip-10-0-0-1:04101] Signal: Segmentation fault (11)ip-10-0-0-0:4100:4200 [0] NCCL INFO comm 0x1",
+        "terminate called after throwing an instance of 'ip-10-0-0-0:4100:4200 [0] NCCL INFO comm 0x1",
+    ] {
+        let verdict = judged(&read(format!("{log}{line}\n"), None), None, 2);
+        assert_eq!(verdict.outcome, Outcome::Fail, "{line}");
+    }
+    let other = r#"{"log":"stdout","message":"node-1:11:12 [0] NCCL INFO Using network Libfabric"}"#;
+    assert_eq!(read(other, None).networks.len(), 1);
+    // A shell that shows a command shows no message.
+    let trace = "++ echo ip-10-0-0-0:4100:4200 [0] NCCL INFO NET/OFI Selected Provider is efa\n";
+    assert_eq!(read(trace, None).nccl_lines, 0);
+    assert_eq!(
+        judged(&read(format!("{log}++ grep -c 'Test NCCL failure' run.log\n"), None), None, 2).outcome,
+        Outcome::Pass
+    );
+}
+
+/// Docker's names of containers are hexadecimal, and some are digits alone.
+#[test]
+fn a_host_may_have_a_number_for_a_name() {
+    let log = Run::good(4, 80.0).text().replace("ip-10-0-0-0", "482913075560").replace("ip-10-0-0-1", "182913075561");
+    assert_eq!(judged(&read(log, Some(0)), None, 2).outcome, Outcome::Pass);
+}
+
+/// What nobody can be called is no host, and takes no memory.
+#[test]
+fn a_host_has_no_name_longer_than_a_name_can_be() {
+    let report = read(format!("{}:1:2 [0] NCCL INFO Using network Libfabric\n", "a".repeat(60_000)), None);
+    assert_eq!((report.ranks.len(), report.unread_lines), (0, 1));
+}
+
+/// In a log in which every rank's evidence is there, prose and a torn line take nothing away.
+#[test]
+fn a_line_that_only_looks_like_one_is_a_note_where_all_is_proved() {
+    let log = Run::good(4, 80.0).text();
+    for line in ["Searching for NCCL INFO lines in the log", "1 [1] NCCL INFO Channel 00/0 : 1[1] -> 2[2] via P2P/IPC"]
+    {
+        let verdict = judged(&read(format!("{log}{line}\n"), Some(0)), None, 2);
+        assert_eq!(verdict.outcome, Outcome::Pass, "{line}: {:#?}", verdict.findings);
+        assert!(verdict.notes.iter().any(|note| note.contains(line)), "{:?}", verdict.notes);
+    }
+    let warning = judged(&read(format!("{log}1 [1] NCCL WARN something\n"), Some(0)), None, 2);
+    assert_eq!(warning.outcome, Outcome::Inconclusive);
+}
+
+#[test]
+fn of_several_footers_the_worst_counts() {
+    for age in 0..AGES.len() {
+        let bad = Run::good(age, 80.0).text().replace("0 OK", "248 FAILED");
+        for later in [
+            "Out of bounds values : 0 OK\n",
+            "# Out of bounds values : 0 OK\n",
+            "run1.log:# Out of bounds values : 0 OK\nrun1.log:# Avg bus bandwidth    : 1\n",
+        ] {
+            let verdict = judged(&read(format!("{bad}{later}"), Some(0)), None, 2);
+            assert_eq!(verdict.outcome, Outcome::Fail, "{age} {later}");
+        }
+    }
+    // However many texts stood before lines already.
+    let others: String =
+        ('a'..='z').map(|name| format!("{name}: # Avg bus bandwidth : 1\n{name}: # Avg bus bandwidth : 1\n")).collect();
+    let log = format!("{others}{}host: # Out of bounds values : 5 FAILED\n", Run::good(4, 80.0).text());
+    assert_ne!(judged(&read(log, Some(0)), None, 2).outcome, Outcome::Pass);
 }

@@ -10,6 +10,7 @@ mod hosts;
 mod logs;
 mod model;
 mod pairs;
+mod ras;
 mod runs;
 mod slurm;
 mod test_command;

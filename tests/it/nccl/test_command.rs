@@ -140,6 +140,7 @@ fn programs() -> Programs {
         mpirun: Programs::installed_mpirun(),
         tests: Programs::installed_tests(),
         environment: vec![("NCCL_NET".into(), "AWS Libfabric".into()), ("ODD".into(), "it's $HOME".into())],
+        mca: Vec::new(),
     }
 }
 
@@ -219,5 +220,58 @@ fn sizes_are_read_as_nccl_tests_reads_them() {
     let wrong = ["", "G", "0", "0K", "-1", "+1", "1.5G", "1T", "1GB", " 1", "18446744073709551616", "99999999999999G"];
     for (text, bytes) in cases.into_iter().chain(wrong.map(|text| (text, None))) {
         assert_eq!(command::parse_size(text), bytes, "{text}");
+    }
+}
+
+/// Open MPI refuses to be told of interfaces in both ways, and takes the first of two values.
+#[test]
+fn a_parameter_of_ones_own_is_instead_of_the_tests() {
+    let with = |mca: &[(&str, &str)]| {
+        let mca = mca.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let argv = command::argv(Collective::AllReduce, &hosts(2), command::CHECK, &Programs { mca, ..programs() });
+        argv.join(" ")
+    };
+    let plain = with(&[]);
+    assert!(
+        plain.contains("--mca pml ^cm --mca btl tcp,self --mca btl_tcp_if_exclude lo,docker0 --bind-to none"),
+        "{plain}"
+    );
+    let include = with(&[("btl_tcp_if_include", "10.0.0.0/16")]);
+    assert!(include.contains("--mca btl_tcp_if_include 10.0.0.0/16") && !include.contains("if_exclude"), "{include}");
+    let other = with(&[("pml", "ob1"), ("oob_tcp_if_include", "eth0")]);
+    assert!(other.contains("--mca pml ob1 --mca oob_tcp_if_include eth0") && !other.contains("^cm"), "{other}");
+    assert!(other.contains("btl_tcp_if_exclude lo,docker0"), "{other}");
+}
+
+#[test]
+fn interfaces_are_names_or_networks() {
+    let both = command::interfaces("eth0,ens5").expect("names");
+    assert_eq!(both.mca, ("btl_tcp_if_include".to_owned(), "eth0,ens5".to_owned()));
+    assert_eq!(both.variable, Some(("NCCL_SOCKET_IFNAME".to_owned(), "=eth0,ens5".to_owned())));
+    assert_eq!(command::interfaces("10.0.0.0/16").expect("a network").variable, None);
+    assert_eq!(command::interfaces("eth0,10.1.2.3/32").expect("one of each").variable, None);
+    for wrong in [
+        "",
+        "eth0,",
+        "10.0.0.1/16",
+        "10.0.0.0/0",
+        "10.0.0.0/33",
+        "10.0.0/16",
+        "a b",
+        "-x",
+        "$(id)",
+        "averyveryverylongname",
+    ] {
+        assert!(command::interfaces(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_variable_of_ones_own_is_a_name_and_a_value() {
+    assert_eq!(command::variable("NCCL_ALGO=Tree").expect("it is one"), ("NCCL_ALGO".to_owned(), "Tree".to_owned()));
+    assert_eq!(command::variable("A=b=c d").expect("it is one").1, "b=c d");
+    assert!(command::variable("NCCL_DEBUG=INFO").is_ok());
+    for wrong in ["", "A", "=b", "1A=b", "A B=c", "A=b\nc", "NCCL_DEBUG=WARN", "NCCL_DEBUG="] {
+        assert!(command::variable(wrong).is_err(), "{wrong}");
     }
 }

@@ -78,6 +78,16 @@ pub struct TestArgs {
     /// of its plugin and NCCL
     #[arg(long, value_name = "STACK", conflicts_with = "log")]
     pub stack: Option<String>,
+    /// Set a variable of every rank, instead of the test's own of that name (repeatable); it stands in the command and in the log
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with_all = ["log", "slurm"])]
+    pub env: Vec<String>,
+    /// Set one of Open MPI's parameters, instead of the test's own of that name (repeatable)
+    #[arg(long, value_names = ["KEY", "VALUE"], num_args = 2, allow_hyphen_values = true, conflicts_with_all = ["log", "slurm"])]
+    pub mca: Vec<String>,
+    /// Interfaces that Open MPI uses, by name or network, with commas; by name also NCCL's for its own messages [default: all but
+    /// lo and docker's]
+    #[arg(long, value_name = "CIDR|NAME", conflicts_with_all = ["log", "slurm"])]
+    pub interfaces: Option<String>,
     /// mpirun, the same on every host [default: /opt/amazon/openmpi/bin/mpirun]
     #[arg(long, value_name = "PATH", conflicts_with = "log")]
     pub mpirun: Option<String>,
@@ -107,6 +117,9 @@ impl ValidateArgs {
                 iterations: 20,
                 timeout: Duration::from_secs(30 * 60),
                 stack: None,
+                env: Vec::new(),
+                mca: Vec::new(),
+                interfaces: None,
                 mpirun: None,
                 tests_dir: None,
                 keep_log: log,

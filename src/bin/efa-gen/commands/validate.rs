@@ -15,7 +15,7 @@ use efa_gen::nccl::pairs::Matrix;
 use efa_gen::nccl::{Expect, Finding, Outcome, Reader, Report, Severity, Verdict, judge};
 use efa_gen::text::size;
 use flate2::read::MultiGzDecoder;
-use ruzstd::decoding::StreamingDecoder;
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use serde::Serialize;
 
 use super::account;
@@ -173,6 +173,53 @@ fn others(shown: &[LoadedLog]) -> Result<()> {
 const GZIP: &[u8] = b"\x1f\x8b";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 
+/// Whether a frame of other people's data begins so, which a reader passes over.
+fn is_skippable(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+}
+
+/// Every frame of a file of Zstandard; the decoder knows one.
+struct ZstdFrames {
+    /// Between two frames.
+    source: Option<Source>,
+    frame: Option<Frame>,
+}
+
+type Source = BufReader<Box<dyn Read>>;
+type Frame = StreamingDecoder<io::Chain<io::Cursor<[u8; 4]>, Source>, FrameDecoder>;
+
+impl Read for ZstdFrames {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(frame) = &mut self.frame {
+                let length = frame.read(buffer)?;
+                if length > 0 || buffer.is_empty() {
+                    return Ok(length);
+                }
+                let chain = self.frame.take().map(StreamingDecoder::into_inner);
+                self.source = chain.map(|chain| chain.into_inner().1);
+            }
+            let Some(mut source) = self.source.take() else { return Ok(0) };
+            if source.fill_buf()?.is_empty() {
+                return Ok(0);
+            }
+            let mut magic = [0; 4];
+            source.read_exact(&mut magic)?;
+            if is_skippable(&magic) {
+                let mut length = [0; 4];
+                source.read_exact(&mut length)?;
+                let length = u64::from(u32::from_le_bytes(length));
+                if io::copy(&mut source.by_ref().take(length), &mut io::sink())? < length {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                self.source = Some(source);
+                continue;
+            }
+            self.frame = Some(StreamingDecoder::new(io::Cursor::new(magic).chain(source)).map_err(io::Error::other)?);
+        }
+    }
+}
+
 /// A log, also one that is compressed.
 fn read(path: &Path, exit_status: Option<i32>) -> Result<Report> {
     let mut reader = Reader::new();
@@ -182,15 +229,13 @@ fn read(path: &Path, exit_status: Option<i32>) -> Result<Report> {
         |what: &str, error: io::Error| Error::new(Class::Io, format!("{what} {}", path.display())).with_source(error);
     let mut source = BufReader::with_capacity(PIECE, source);
     let begin = source.fill_buf().map_err(|error| failed("could not read log", error))?;
-    let (gzip, zstd) = (begin.starts_with(GZIP), begin.starts_with(ZSTD));
-    let damaged = if gzip || zstd { "this log can't be decompressed:" } else { "could not read log" };
-    let mut source: Box<dyn Read> = if gzip {
-        Box::new(MultiGzDecoder::new(source))
-    } else if zstd {
-        let decoder = StreamingDecoder::new(source).map_err(|error| failed(damaged, io::Error::other(error)))?;
-        Box::new(decoder)
-    } else {
-        Box::new(source)
+    let zstd = begin.starts_with(ZSTD) || is_skippable(begin);
+    let damaged =
+        if zstd || begin.starts_with(GZIP) { "this log can't be decompressed:" } else { "could not read log" };
+    let mut source: Box<dyn Read> = match () {
+        () if zstd => Box::new(ZstdFrames { source: Some(source), frame: None }),
+        () if begin.starts_with(GZIP) => Box::new(MultiGzDecoder::new(source)),
+        () => Box::new(source),
     };
     let mut piece = vec![0; PIECE];
     loop {

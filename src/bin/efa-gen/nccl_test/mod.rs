@@ -16,13 +16,16 @@ use efa_gen::catalog::instance_type::InstanceType;
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::nccl::command::{self, CHECK, CHECK_LIMIT, Collective, Host, Programs, Sizes};
 use efa_gen::nccl::pairs::Matrix;
-use efa_gen::nccl::{End, Expect, Outcome, Reader, Report, Row, Verdict, judge};
+use efa_gen::nccl::{End, Expect, Outcome, Reader, Report, Row, Verdict, judge, ras};
 use efa_gen::shell;
-use efa_gen::text::{ending, size};
+use efa_gen::text::{ending, printable_log, size};
 use tokio::sync::watch;
 
 pub use self::runner::Executor;
+use self::runner::ProcessExit;
 use crate::io::events::{Event, EventSink};
+use crate::io::files;
+use crate::timeouts;
 
 /// A test to be made.
 #[derive(Debug)]
@@ -174,7 +177,7 @@ async fn run_once(
         shown_rows = reader.rows().len();
         log.write(piece)
     });
-    let ended = watched.await?;
+    let (ended, answer) = with_question(watched, spec.executor, run.limit).await?;
     if !ended.output.is_empty() {
         let output = format!("\n{}\n", ended.output);
         log.write(output.as_bytes())?;
@@ -187,9 +190,37 @@ async fn run_once(
             .hint("the run was ended with it: start it again"));
     };
     let mut report = reader.finish(Some(status));
+    if let Some(text) = answer.filter(|_| status == runner::TIMED_OUT) {
+        files::write(&beside(&run.log, "ras"), printable_log(&text).as_bytes(), 0o600)?;
+        report.ras = ras::read(&text);
+    }
     // Older programs do not say which one they are.
     report.collective.get_or_insert_with(|| program.to_owned());
     Ok(report)
+}
+
+/// Waits for the end of a run, and asks NCCL before its time is over: it alone knows who is missing in a run that hangs, as long
+/// as that is not ended.
+async fn with_question(
+    watched: impl Future<Output = Result<ProcessExit>>,
+    executor: Executor<'_>,
+    limit: Duration,
+) -> Result<(ProcessExit, Option<String>)> {
+    let asking = async {
+        match limit.checked_sub(timeouts::RAS_BEFORE_THE_END) {
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => std::future::pending().await,
+        }
+        executor.ask(ras::QUESTION).await.ok()
+    };
+    tokio::pin!(watched, asking);
+    let (mut answer, mut asked) = (None, false);
+    loop {
+        tokio::select! {
+            ended = &mut watched => return Ok((ended?, answer)),
+            told = &mut asking, if !asked => (answer, asked) = (told, true),
+        }
+    }
 }
 
 /// A row as it is shown while the run goes on.

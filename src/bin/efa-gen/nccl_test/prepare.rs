@@ -182,7 +182,20 @@ async fn programs(
         };
         variables.push(("LD_LIBRARY_PATH".into(), command::library_path(&own, &mpirun)));
     }
-    Ok(Programs { mpirun, tests, environment: variables })
+    let mut mca: Vec<(String, String)> =
+        args.mca.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+    let mut own = args.env.iter().map(|text| command::variable(text)).collect::<Result<Vec<_>>>()?;
+    if let Some(list) = &args.interfaces {
+        let interfaces = command::interfaces(list)?;
+        mca.push(interfaces.mca);
+        match interfaces.variable {
+            Some(variable) => own.push(variable),
+            None => events.note("NCCL takes interfaces by name alone: --interfaces is for Open MPI"),
+        }
+    }
+    variables.retain(|(name, _)| !own.iter().any(|(other, _)| other == name));
+    variables.extend(own);
+    Ok(Programs { mpirun, tests, environment: variables, mca })
 }
 
 /// Whether the first host is of an image of efa-gen, where the loader knows every library.

@@ -28,7 +28,7 @@ pub(crate) fn provider(found: &mut Findings, report: &Report) {
         let text = first.provider_error.as_deref().unwrap_or_default();
         found.fail(check, format!("the plugin found no provider on {ranks}: {text}"), DEVICE);
     }
-    let silent = |rank: &&Rank| rank.rank.is_some() && rank.providers.is_empty();
+    let silent = |rank: &&Rank| rank.providers.is_empty();
     let everywhere = report.rank_count() > 0 && !report.ranks.iter().any(|rank| silent(&rank));
     if let Some(text) = &report.provider_error {
         if everywhere {
@@ -78,7 +78,7 @@ pub(crate) fn network(found: &mut Findings, report: &Report) {
     if report.nccl_lines == 0 || !tells {
         return;
     }
-    let silent = |rank: &Rank| rank.rank.is_some() && rank.networks.is_empty();
+    let silent = |rank: &Rank| rank.networks.is_empty();
     if report.networks.is_empty() {
         found.miss(check, "NCCL does not say which network it uses", debug(report));
     } else if report.ranks.iter().any(silent) {

@@ -6,8 +6,9 @@ use super::network::NOT_FOUND;
 
 use crate::nccl::judge::verdict::{Check, Expect, Findings};
 use crate::nccl::log::evidence::ROWS;
-use crate::nccl::log::failure::PluginFault;
+use crate::nccl::log::failure::{self, PluginFault};
 use crate::nccl::log::report::{End, Failure, Rank, Report};
+use crate::nccl::ras::MissingRank;
 use crate::text::size;
 
 /// How far the printed average may be from that of the rows, GB/s: half of the last printed digit, with room.
@@ -15,6 +16,7 @@ const AVERAGE_TOLERANCE: f64 = 0.006;
 
 pub(crate) fn run(found: &mut Findings, report: &Report) {
     let check = Check::RunFailed;
+    unresponsive(found, report);
     if report.exit_status == Some(124) {
         let to_do = "look for the rank that printed nothing last, or give it more time";
         found.fail(check, "it did not end in time (exit status 124)", to_do);
@@ -46,9 +48,37 @@ pub(crate) fn run(found: &mut Findings, report: &Report) {
     last_warnings(found, report);
 }
 
+/// Whom NCCL itself misses.
+fn unresponsive(found: &mut Findings, report: &Report) {
+    let Some(ras) = &report.ras else { return };
+    if ras.missing_count == 0 {
+        let note = "NCCL's RAS missed no rank shortly before the end, which proves nothing: it has called hanging runs healthy \
+                    (NVIDIA/nccl#1730)";
+        found.notes.push(note.into());
+        return;
+    }
+    let name = |rank: &MissingRank| {
+        let state = if rank.state.is_empty() { String::new() } else { format!(", {}", rank.state) };
+        format!("rank {} (process {} of {}{state})", rank.rank, rank.pid, rank.host)
+    };
+    let names: Vec<String> = ras.missing.iter().map(name).collect();
+    let what = match ras.missing_count.saturating_sub(names.len() as u64) {
+        0 => few(names.iter().map(String::as_str)),
+        _ => format!("{} ranks, among them {}", ras.missing_count, few(names.iter().map(String::as_str))),
+    };
+    let to_do = "look at that process and its host: it is stopped, gone, or cut off from the others";
+    found.fail(Check::RunFailed, format!("NCCL's RAS had no answer of {what}"), to_do);
+}
+
 /// Failures that a missing plugin may have brought about.
 const CAUSED_BY_THE_PLUGIN: [&str; 4] =
     ["Error: network ", "Failed to initialize any NET plugin", "Test NCCL failure", "NCCL error in: "];
+
+/// Words of a process that died.
+const DEATHS: [&str; 5] = ["signal", "Signal", "Killed", "OOM", "oom"];
+
+/// Where one did, the others lose their connections.
+const PEER: &str = "a process died, which the lines below name: look why; where none did before, let the security group in and out to itself";
 
 /// What the plugin warned of: a fault of each kind, by the first that says it.
 fn plugin_faults(found: &mut Findings, report: &Report) {
@@ -56,11 +86,19 @@ fn plugin_faults(found: &mut Findings, report: &Report) {
         // A rank without a provider has said more.
         let told = |rank: &Rank| kind == PluginFault::Start && rank.provider_error.is_some();
         let has = |rank: &Rank| rank.plugin_fault.as_ref().is_some_and(|warning| warning.kind == kind) && !told(rank);
-        let told = report.ranks.iter().find(|rank| has(rank)).and_then(|rank| rank.plugin_fault.as_ref());
-        if let Some(warning) = told {
-            let what = format!("the plugin failed on {}: {}", who(report, has), warning.text);
-            found.fail(Check::RunFailed, what, kind.to_do());
-        }
+        let faults = report.ranks.iter().filter(|rank| has(rank)).filter_map(|rank| rank.plugin_fault.as_ref());
+        let (first, count) = (faults.clone().min_by_key(|warning| warning.line), faults.count());
+        let Some(first) = first else { continue };
+        let same =
+            |rank: &Rank| has(rank) && rank.plugin_fault.as_ref().is_some_and(|warning| warning.text == first.text);
+        let others = match count - report.ranks.iter().filter(|rank| same(rank)).count() {
+            0 => String::new(),
+            more => format!("; {} said another thing of that kind later", several(more as u64, "rank", "ranks")),
+        };
+        let what = format!("the plugin failed on {}: {}{others}", who(report, same), first.text);
+        let died = report.failures.iter().any(|failure| DEATHS.iter().any(|words| failure.line.contains(words)));
+        let to_do = if kind == PluginFault::Transfer && died { PEER } else { kind.to_do() };
+        found.fail(Check::RunFailed, what, to_do);
     }
 }
 
@@ -77,7 +115,7 @@ fn last_warnings(found: &mut Findings, report: &Report) {
     for text in texts {
         let ranks = who(report, |rank| rank.last_warning == text);
         let what = format!("NCCL's last warning on {ranks}: {text}");
-        if report.end == End::Complete {
+        if report.end == End::Complete || failure::is_optional(text.as_bytes()) {
             found.notes.push(what);
         } else {
             found.miss(Check::RunFailed, what, "look in the log for what the rank said around this warning");
@@ -90,7 +128,16 @@ const QUOTED: usize = 3;
 
 pub(crate) fn complete(found: &mut Findings, report: &Report, expect: &Expect) {
     let check = Check::Incomplete;
-    if report.unread_lines > 0 {
+    // Where everybody's evidence is there, a torn line of level INFO takes nothing away.
+    let proved = report.rank_count() > 0
+        && report.ranks.iter().all(|rank| !rank.providers.is_empty() && !rank.networks.is_empty());
+    if report.unread_lines > 0 && report.unread_lines == report.unread_info_lines && proved {
+        found.notes.push(format!(
+            "{} of level INFO could not be read, the first: {}",
+            several(report.unread_lines, "line", "lines"),
+            report.first_unread
+        ));
+    } else if report.unread_lines > 0 {
         let what = format!(
             "{} lines look like NCCL's or nccl-tests' and could not be read, the first: {}",
             report.unread_lines, report.first_unread
@@ -173,7 +220,11 @@ pub(crate) fn values(found: &mut Findings, report: &Report) {
     if let Some((count, ok)) = report.out_of_bounds
         && (count > 0 || !ok)
     {
-        found.fail(check, format!("the summary counts {count} values out of bounds"), to_do);
+        if count > 0 {
+            found.fail(check, format!("the summary counts {count} values out of bounds"), to_do);
+        } else {
+            found.fail(check, "the summary counts no value out of bounds, and does not say OK", WHOLE);
+        }
     }
     // alltoall and others never check in place; a row that differs from the rest is another matter.
     let all_in_place = report.unchecked_in_place == report.row_count && report.never_checks_in_place();
