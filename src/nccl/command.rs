@@ -138,8 +138,9 @@ pub fn argv(collective: Collective, hosts: &[Host], sizes: Sizes, programs: &Pro
 }
 
 /// Interfaces that Open MPI takes; it refuses to be told which it must not take as well.
-const INCLUDE: &str = "btl_tcp_if_include";
-const EXCLUDE: &str = "btl_tcp_if_exclude";
+pub const INCLUDE: &str = "btl_tcp_if_include";
+/// Those that it does not take.
+pub const EXCLUDE: &str = "btl_tcp_if_exclude";
 
 /// [`MPI_OPTIONS`], but for the parameters that are given.
 fn mpi_options(mca: &[(String, String)]) -> Vec<String> {
@@ -159,50 +160,6 @@ fn mpi_options(mca: &[(String, String)]) -> Vec<String> {
     }
     options.extend(mca.iter().flat_map(|(key, value)| ["--mca".to_owned(), key.clone(), value.clone()]));
     options
-}
-
-/// The interfaces that Open MPI and NCCL may use, as `--interfaces` names them: names, or networks such as 10.0.0.0/16.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InterfaceOptions {
-    /// Open MPI's parameter.
-    pub mca: (String, String),
-    /// NCCL's variable; NCCL knows names alone.
-    pub variable: Option<(String, String)>,
-}
-
-/// Reads a list of them, with commas.
-pub fn interfaces(text: &str) -> Result<InterfaceOptions> {
-    let wrong = |one: &str| {
-        Error::new(Class::Usage, format!("`{}` is neither an interface's name nor a network", excerpt(one)))
-            .hint("for example eth0, or 10.0.0.0/16; `ip -brief address` lists both on a host")
-    };
-    let mut names = Vec::new();
-    for one in text.split(',') {
-        match one.split_once('/') {
-            Some((address, length)) => {
-                let address: std::net::Ipv4Addr = address.parse().map_err(|_| wrong(one))?;
-                let length =
-                    length.parse::<u32>().ok().filter(|length| (1..=32).contains(length)).ok_or_else(|| wrong(one))?;
-                if u64::from(u32::from(address)) & ((1_u64 << (32 - length)) - 1) != 0 {
-                    return Err(wrong(one).hint("the address has bits behind the network's length"));
-                }
-            }
-            None => {
-                // Linux, `IFNAMSIZ`.
-                let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-                if one.is_empty() || one.len() > 15 || one.starts_with('-') || !one.chars().all(plain) {
-                    return Err(wrong(one));
-                }
-                names.push(one);
-            }
-        }
-    }
-    let all_names = names.len() == text.split(',').count();
-    Ok(InterfaceOptions {
-        mca: (INCLUDE.to_owned(), text.to_owned()),
-        // With the sign a name is that name, not the beginning of one.
-        variable: all_names.then(|| ("NCCL_SOCKET_IFNAME".to_owned(), format!("={text}"))),
-    })
 }
 
 /// Reads `NAME=VALUE` of a rank's environment.
@@ -225,6 +182,16 @@ pub fn variable(text: &str) -> Result<(String, String)> {
         .hint("leave it out"));
     }
     Ok((name.to_owned(), value.to_owned()))
+}
+
+/// mpirun and its arguments for a script that every host executes once. What it prints comes in the order in which it is said.
+pub fn script_on(hosts: &[Host], programs: &Programs, script: &str) -> Vec<String> {
+    let named: Vec<String> = hosts.iter().map(|host| format!("{}:1", host.address)).collect();
+    let mut argv = vec![programs.mpirun.clone(), "--allow-run-as-root".into(), "--host".into(), named.join(",")];
+    argv.extend(["-n".into(), hosts.len().to_string(), "-N".into(), "1".into()]);
+    argv.extend(mpi_options(&programs.mca));
+    argv.extend(["/bin/sh", "-c", script].map(str::to_owned));
+    argv
 }
 
 /// The arguments of a program of nccl-tests.

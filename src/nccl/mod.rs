@@ -7,11 +7,14 @@
 //! tried on real logs of these ages; each module names the forms that it takes.
 
 pub mod command;
+pub mod counters;
 pub mod fi_info;
+pub mod interfaces;
 mod judge;
 mod log;
 pub mod output;
 pub mod pairs;
+pub mod processes;
 pub mod ras;
 
 pub use self::judge::judge;

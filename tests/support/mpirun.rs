@@ -10,10 +10,21 @@ use efa_gen::nccl::command::Collective;
 use super::nccl::Run;
 use super::{Ran, command, run_in, scratch};
 
-/// How the stand-in begins: `$kind` is `check`, `pair` or `full` by the sizes that are asked for, `$hosts` are the hosts with
+/// How the stand-in begins. A script for every host is a question: it is noted apart, and `answer`, a file of shell, answers it
+/// (`$asked` are the hosts, `$3` is the script); without one mpirun fails. Otherwise `$kind` is `check`, `pair` or `full` by the sizes that are asked for, `$hosts` are the hosts with
 /// blanks between, `$program` is the program's name, `$here` the test's folder.
 const PRELUDE: &str = r#"#!/bin/sh
 here=HERE
+case " $* " in
+  *" /bin/sh -c "*)
+    while [ "$1" != --host ]; do shift; done
+    asked=$(printf '%s' "$2" | sed 's/:1//g; s/,/ /g')
+    while [ "$1" != /bin/sh ]; do shift; done
+    printf '%s|%s\n' "$asked" "$(printf %s "$3" | tr '\n' ' ')" >>"$here/questions"
+    [ -e "$here/answer" ] || exit 1
+    . "$here/answer"
+    exit ;;
+esac
 call=
 for word; do call="$call|$word"; done
 printf '%s\n' "$call" >>"$here/calls"

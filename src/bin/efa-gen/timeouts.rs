@@ -83,8 +83,10 @@ pub const NODE_ANSWER: Duration = minutes(5);
 
 /// How long the answer to a short question about the first host may take.
 pub const QUESTION: Duration = minutes(1);
-/// Before a test's time is over, NCCL's RAS is asked who is missing; it may take twenty seconds.
-pub const RAS_BEFORE_THE_END: Duration = seconds(30);
+/// Before a test's time is over, NCCL's RAS is asked who is missing, which may take twenty seconds, and then the hosts.
+pub const BEFORE_THE_END: Duration = seconds(45);
+/// How long the hosts of a test may take together to execute a short script.
+pub const HOSTS_ANSWER: Duration = seconds(20);
 /// How long the NCCL test of one pair of hosts may take.
 pub const PAIR_TEST: Duration = minutes(2);
 /// How long the far side may take beyond a test's own limit: it ends its program itself, and must get that far.

@@ -39,6 +39,8 @@ struct Config {
     #[serde(default)]
     iterations: u64,
     #[serde(default)]
+    warmup_iters: u64,
+    #[serde(default)]
     validation: u64,
     #[serde(default)]
     devices: Vec<Device>,
@@ -99,6 +101,7 @@ pub(crate) fn take(evidence: &mut Evidence, text: &[u8]) -> bool {
         max_bytes: config.maximum_bytes,
         step_factor: config.step_factor,
         step_bytes: config.step_bytes,
+        warmup_iters: config.warmup_iters,
         iters: config.iterations,
         validation: config.validation > 0,
     });

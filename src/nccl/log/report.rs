@@ -7,6 +7,8 @@ use serde::Serialize;
 use super::evidence::{Evidence, Names, Process};
 use super::failure::{self, Kind, PluginFault};
 use super::row::{Preamble, Row};
+use crate::nccl::counters::HostTraffic;
+use crate::nccl::processes::{HostProcesses, LastWords};
 use crate::nccl::ras::Ras;
 
 /// How the run ended.
@@ -151,6 +153,15 @@ pub struct Report {
     /// What NCCL's RAS said shortly before the run was ended, where it was asked and answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ras: Option<Ras>,
+    /// What the hosts said shortly before the run was ended, where RAS could not be asked or missed nobody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<HostProcesses>,
+    /// What each process of a run that was ended printed last, the longest silent first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub last_words: Vec<LastWords>,
+    /// What passed through the EFA devices of each host that told it, where they were asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Vec<HostTraffic>>,
     /// Whether it was nccl-tests' JSON, which holds no word about the network.
     pub json: bool,
     /// `all_reduce_perf`, where the log says so (nccl-tests 2.16.7 and newer).
@@ -268,6 +279,9 @@ impl Report {
             end: end(&evidence, exit_status),
             exit_status,
             ras: None,
+            processes: Vec::new(),
+            last_words: Vec::new(),
+            traffic: None,
             json: evidence.json,
             runs: evidence.preambles,
             hosts,

@@ -81,6 +81,8 @@ pub struct Preamble {
     pub step_factor: u64,
     /// The next size is this many bytes more.
     pub step_bytes: u64,
+    /// Iterations before anything is measured, at the largest size and at the smallest.
+    pub warmup_iters: u64,
     /// Measured iterations.
     pub iters: u64,
     /// Whether values were checked.
@@ -103,6 +105,9 @@ impl Preamble {
             max_bytes: value("maxBytes ")?,
             step_factor: if factor { step } else { 1 },
             step_bytes: if factor { 0 } else { step },
+            warmup_iters: behind(text, "warmup iters:")
+                .and_then(|rest| digits(rest.trim_ascii_start()))
+                .map(|(n, _)| n)?,
             // Not the warm-up's nor the aggregated ones.
             iters: behind(text, "warmup iters:")
                 .and_then(|rest| behind(rest, " iters:"))

@@ -1,5 +1,6 @@
 //! Owns what a report says in a few lines, for the page and the terminal.
 
+use crate::nccl::counters::HostTraffic;
 use crate::nccl::judge::verdict::Verdict;
 use crate::nccl::log::report::{Counted, Report, SizeBandwidth};
 use crate::text::rounded_size;
@@ -35,6 +36,7 @@ pub fn facts(report: &Report, verdict: &Verdict) -> Vec<(&'static str, String)> 
         ("providers", count(&report.providers)),
         ("networks", count(&report.networks)),
         ("channels", channels.collect::<Vec<_>>().join(", ")),
+        ("EFA's counters", counted_bytes(report)),
         ("bar", bar),
         ("largest size", named(&report.last)),
         ("best busbw", named(&report.best)),
@@ -43,6 +45,21 @@ pub fn facts(report: &Report, verdict: &Verdict) -> Vec<(&'static str, String)> 
         ("warnings", report.warning_count.to_string()),
     ];
     facts.into_iter().filter(|(_, value)| !value.is_empty() && value != "0: ").collect()
+}
+
+/// Bytes a host, from the least to the most, and NICs.
+fn counted_bytes(report: &Report) -> String {
+    let hosts = || report.traffic.iter().flatten().filter(|host| !host.nics.is_empty());
+    let bytes = |host: &HostTraffic| rounded_size(host.bytes());
+    let (least, most) = (hosts().min_by_key(|host| host.bytes()), hosts().max_by_key(|host| host.bytes()));
+    let (Some(least), Some(most)) = (least, most) else { return String::new() };
+    let (carried, all) =
+        hosts().fold((0, 0), |(carried, all), host| (carried + host.carrying(), all + host.nics.len()));
+    let range = match (bytes(least), bytes(most)) {
+        (one, other) if one == other => one,
+        (one, other) => format!("{one} to {other}"),
+    };
+    format!("{range} a host; {carried} of {all} NICs carried data")
 }
 
 fn end(report: &Report) -> String {

@@ -5,6 +5,7 @@ use super::facts::{at, facts};
 use super::pairs;
 use crate::catalog::instance_type::InstanceType;
 use crate::error::Result;
+use crate::nccl::counters::{HostTraffic, NicTraffic};
 use crate::nccl::pairs::Matrix;
 use crate::nccl::{Check, Counted, Outcome, Report, Severity, Verdict};
 use crate::template::Template;
@@ -32,6 +33,8 @@ struct Page<'a> {
     notes: &'a [String],
     checks: Vec<CheckView>,
     matrix: Option<pairs::PairsView>,
+    traffic: Vec<TrafficView<'a>>,
+    more_traffic: Option<usize>,
     charts: Vec<Chart>,
     runs: Vec<Compared>,
     facts: Vec<(&'static str, String)>,
@@ -58,6 +61,13 @@ struct CheckView {
     title: &'static str,
     class: &'static str,
     word: &'static str,
+}
+
+/// What a host's EFA devices counted.
+#[derive(Serialize)]
+struct TrafficView<'a> {
+    host: &'a str,
+    figures: [String; 6],
 }
 
 /// A run beside others.
@@ -105,6 +115,12 @@ pub fn html(
         notes: &verdict.notes,
         checks: Check::ALL.iter().map(|check| check_view(*check, verdict)).collect(),
         matrix: pairs.map(pairs::view),
+        traffic: traffic(report),
+        more_traffic: report
+            .traffic
+            .as_ref()
+            .and_then(|hosts| hosts.len().checked_sub(RANKS_SHOWN))
+            .filter(|more| *more > 0),
         charts: chart::both(runs, verdict.bar, instance_type.filter(|t| t.bandwidth_mbps > 0)),
         runs: runs.iter().enumerate().map(|(at, run)| compared(at, run)).collect(),
         facts: facts(report, verdict),
@@ -183,6 +199,32 @@ fn ranks(report: &Report) -> Vec<[String; 8]> {
         ]
     };
     report.ranks.iter().take(RANKS_SHOWN).map(row).collect()
+}
+
+/// What each host's EFA devices counted.
+fn traffic(report: &Report) -> Vec<TrafficView<'_>> {
+    fn row(host: &HostTraffic) -> TrafficView<'_> {
+        let sum = |of: fn(&NicTraffic) -> u64| rounded_size(host.nics.iter().map(of).fold(0, u64::saturating_add));
+        let count = |of: fn(&NicTraffic) -> Option<u64>| {
+            let told: Option<Vec<u64>> = host.nics.iter().map(of).collect();
+            told.map_or("-".to_owned(), |counts| counts.into_iter().fold(0, u64::saturating_add).to_string())
+        };
+        let read = host.nics.len();
+        let nics = match host.unread.len() {
+            0 => format!("{} of {read}", host.carrying()),
+            unread => format!("{} of {read}, {unread} not read", host.carrying()),
+        };
+        let figures = [
+            nics,
+            sum(|nic| nic.sent),
+            sum(|nic| nic.received),
+            count(|nic| nic.retransmitted),
+            count(|nic| nic.unresponsive),
+            count(|nic| nic.impaired),
+        ];
+        TrafficView { host: &host.host, figures }
+    }
+    report.traffic.iter().flatten().take(RANKS_SHOWN).map(row).collect()
 }
 
 fn class_of(outcome: Outcome) -> &'static str {

@@ -200,6 +200,7 @@ const CASES: [Case; 15] = [
 
 #[test]
 fn pairs_are_tested_where_they_tell_something() {
+    let _port = super::ras::port();
     for (hosts, flags, full, bad_hosts, bad, code, told, count) in CASES {
         let stage = stage(hosts, full, bad_hosts, bad);
         let ran = stage.validate(flags);
@@ -213,6 +214,7 @@ fn pairs_are_tested_where_they_tell_something() {
 
 #[test]
 fn a_check_that_hangs_is_followed_by_pairs_of_all_hosts() {
+    let _port = super::ras::port();
     let stage = stage(3, "exit 99", "10.0.0.1", FAIL);
     stage.change("mpirun", "check) cat \"$here/check\"", "check) exec sleep 600");
     let ran = stage.validate(&["--timeout", "2s"]);

@@ -3,10 +3,13 @@
 mod bad_host;
 mod bars;
 mod command;
+mod counters;
 mod endings;
 mod envelopes;
+mod hang;
 mod hostile;
 mod hosts;
+mod interfaces;
 mod logs;
 mod model;
 mod pairs;

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crate::support::mpirun::Stage;
@@ -14,8 +14,13 @@ use efa_gen::nccl::{Check, Outcome, Report, ras};
 const JSON: &str = include_str!("../../fixtures/nccl-ras/2.30.7-stopped-rank.json");
 const TEXT: &str = include_str!("../../fixtures/nccl-ras/2.30.7-stopped-rank.txt");
 
-/// The port is one, and so is the test that has it.
+/// The port is one: a test that answers there, or lets a run ask, has it alone.
 static PORT: Mutex<()> = Mutex::new(());
+
+/// Nobody else answers there, or asks, as long as this is held.
+pub fn port() -> MutexGuard<'static, ()> {
+    PORT.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// As the server says it before its answer, from 2.28.7 on and before.
 fn json(document: &str) -> String {
@@ -98,7 +103,7 @@ fn server(answer: String) -> TcpListener {
 
 #[test]
 fn the_question_is_a_line_for_a_real_shell() {
-    let _port = PORT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _port = port();
     let ask = || Command::new("sh").args(["-c", ras::QUESTION]).output().expect("a shell");
     let nobody = ask();
     assert!(!nobody.status.success() && nobody.stdout.is_empty() && nobody.stderr.is_empty(), "{nobody:?}");
@@ -110,13 +115,12 @@ fn the_question_is_a_line_for_a_real_shell() {
     drop(std::net::TcpStream::connect("127.0.0.1:28028"));
 }
 
-/// Half a minute before its time is over.
 #[test]
 fn a_run_that_hangs_is_asked_before_it_is_ended() {
-    let _port = PORT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _port = port();
     let _listener = server(json(JSON));
     let stage = Stage::new(2, "sed '/#       size/,$d' \"$here/full\"; exec sleep 60");
-    let ran = stage.validate(&["--timeout", "31s"]);
+    let ran = stage.validate(&["--timeout", "6s"]);
     assert_eq!(ran.code, 7, "{}{}", ran.stdout, ran.stderr);
     let what = "NCCL's RAS had no answer of rank 1 (process 10624 of 10.9.0.2, unresponsive)";
     assert!(ran.stdout.contains(what), "{}", ran.stdout);

@@ -377,6 +377,7 @@ fn gone(stage: &Stage) -> bool {
 
 #[test]
 fn a_run_that_hangs_is_ended_and_judged() {
+    let _port = super::ras::port();
     for (script, calls, name) in [
         (HANG.to_owned(), 1, "run.check.log"),
         (format!("[ $kind = full ] || exec cat \"$here/$kind\"; {HANG}"), 2, "run.log"),

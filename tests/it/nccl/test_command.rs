@@ -244,29 +244,6 @@ fn a_parameter_of_ones_own_is_instead_of_the_tests() {
 }
 
 #[test]
-fn interfaces_are_names_or_networks() {
-    let both = command::interfaces("eth0,ens5").expect("names");
-    assert_eq!(both.mca, ("btl_tcp_if_include".to_owned(), "eth0,ens5".to_owned()));
-    assert_eq!(both.variable, Some(("NCCL_SOCKET_IFNAME".to_owned(), "=eth0,ens5".to_owned())));
-    assert_eq!(command::interfaces("10.0.0.0/16").expect("a network").variable, None);
-    assert_eq!(command::interfaces("eth0,10.1.2.3/32").expect("one of each").variable, None);
-    for wrong in [
-        "",
-        "eth0,",
-        "10.0.0.1/16",
-        "10.0.0.0/0",
-        "10.0.0.0/33",
-        "10.0.0/16",
-        "a b",
-        "-x",
-        "$(id)",
-        "averyveryverylongname",
-    ] {
-        assert!(command::interfaces(wrong).is_err(), "{wrong}");
-    }
-}
-
-#[test]
 fn a_variable_of_ones_own_is_a_name_and_a_value() {
     assert_eq!(command::variable("NCCL_ALGO=Tree").expect("it is one"), ("NCCL_ALGO".to_owned(), "Tree".to_owned()));
     assert_eq!(command::variable("A=b=c d").expect("it is one").1, "b=c d");

@@ -3,6 +3,7 @@
 
 pub mod pairs;
 pub mod prepare;
+mod questions;
 pub mod runner;
 
 use std::fs::File;
@@ -16,16 +17,15 @@ use efa_gen::catalog::instance_type::InstanceType;
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::nccl::command::{self, CHECK, CHECK_LIMIT, Collective, Host, Programs, Sizes};
 use efa_gen::nccl::pairs::Matrix;
-use efa_gen::nccl::{End, Expect, Outcome, Reader, Report, Row, Verdict, judge, ras};
+use efa_gen::nccl::{End, Expect, Outcome, Reader, Report, Row, Verdict, counters, judge};
 use efa_gen::shell;
 use efa_gen::text::{ending, printable_log, size};
 use tokio::sync::watch;
 
+use self::questions::with_question;
 pub use self::runner::Executor;
-use self::runner::ProcessExit;
 use crate::io::events::{Event, EventSink};
 use crate::io::files;
-use crate::timeouts;
 
 /// A test to be made.
 #[derive(Debug)]
@@ -108,15 +108,22 @@ async fn runs(spec: &TestSpec<'_>, events: &EventSink, stop: &watch::Receiver<u3
         let mut verdict = judge(&report, &expect);
         if verdict.outcome == Outcome::Fail {
             let of = spec.hosts.len();
-            verdict.notes = vec![format!("this is the fast check on 2 of {of} hosts; the judged sizes were not run")];
+            verdict
+                .notes
+                .insert(0, format!("this is the fast check on 2 of {of} hosts; the judged sizes were not run"));
             return Ok(vec![TestRun { collective: run.collective, log: run.log, report, verdict }]);
         }
     }
     let mut runs: Vec<TestRun> = Vec::new();
+    let mut before = questions::counters(spec.executor, &spec.programs, &spec.hosts, events).await;
     for collective in spec.collectives.iter().copied() {
         let log = if runs.is_empty() { spec.log.clone() } else { beside(&spec.log, collective.name()) };
         let run = TestInvocation { collective, hosts: spec.hosts.clone(), sizes: spec.sizes, limit: spec.limit, log };
-        let report = run_and_report(spec, collective.name(), &run, events, stop).await?;
+        let mut report = run_and_report(spec, collective.name(), &run, events, stop).await?;
+        if let Some(begun) = before {
+            before = questions::counters(spec.executor, &spec.programs, &spec.hosts, events).await;
+            report.traffic = before.as_ref().map(|ended| counters::traffic(&begun, ended));
+        }
         let expect = Expect {
             instance_type: spec.instance_type,
             bars: spec.bars(collective),
@@ -177,7 +184,8 @@ async fn run_once(
         shown_rows = reader.rows().len();
         log.write(piece)
     });
-    let (ended, answer) = with_question(watched, spec.executor, run.limit).await?;
+    let asked = (&run.hosts[..], program);
+    let (ended, answers) = with_question(watched, spec.executor, &spec.programs, asked, run.limit).await?;
     if !ended.output.is_empty() {
         let output = format!("\n{}\n", ended.output);
         log.write(output.as_bytes())?;
@@ -190,37 +198,16 @@ async fn run_once(
             .hint("the run was ended with it: start it again"));
     };
     let mut report = reader.finish(Some(status));
-    if let Some(text) = answer.filter(|_| status == runner::TIMED_OUT) {
-        files::write(&beside(&run.log, "ras"), printable_log(&text).as_bytes(), 0o600)?;
-        report.ras = ras::read(&text);
+    if status == runner::TIMED_OUT {
+        if let Some(text) = answers.text {
+            files::write(&beside(&run.log, "ras"), printable_log(&text).as_bytes(), 0o600)?;
+        }
+        (report.ras, report.processes) = (answers.ras, answers.processes);
+        report.last_words = questions::last_words(&run.log)?;
     }
     // Older programs do not say which one they are.
     report.collective.get_or_insert_with(|| program.to_owned());
     Ok(report)
-}
-
-/// Waits for the end of a run, and asks NCCL before its time is over: it alone knows who is missing in a run that hangs, as long
-/// as that is not ended.
-async fn with_question(
-    watched: impl Future<Output = Result<ProcessExit>>,
-    executor: Executor<'_>,
-    limit: Duration,
-) -> Result<(ProcessExit, Option<String>)> {
-    let asking = async {
-        match limit.checked_sub(timeouts::RAS_BEFORE_THE_END) {
-            Some(wait) => tokio::time::sleep(wait).await,
-            None => std::future::pending().await,
-        }
-        executor.ask(ras::QUESTION).await.ok()
-    };
-    tokio::pin!(watched, asking);
-    let (mut answer, mut asked) = (None, false);
-    loop {
-        tokio::select! {
-            ended = &mut watched => return Ok((ended?, answer)),
-            told = &mut asking, if !asked => (answer, asked) = (told, true),
-        }
-    }
 }
 
 /// A row as it is shown while the run goes on.

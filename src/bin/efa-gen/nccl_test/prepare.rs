@@ -9,12 +9,13 @@ use efa_gen::catalog::nccl_env::{self, Software};
 use efa_gen::error::{Class, Error, Result};
 use efa_gen::guest::release;
 use efa_gen::nccl::command::{self, Collective, Host, Programs, Sizes};
+use efa_gen::nccl::interfaces;
 use efa_gen::nccl::output::slurm::{self, Job};
 use efa_gen::plan::RELEASE_FILE;
 use efa_gen::shell::{self, quote};
 use efa_gen::text::ending;
 
-use super::{Executor, TestSpec};
+use super::{Executor, TestSpec, questions};
 use crate::cli::validate::{TestArgs, ValidateArgs};
 use crate::cluster::nodes::Cluster;
 use crate::io::events::EventSink;
@@ -48,7 +49,8 @@ pub async fn spec<'a>(
         (None, None) => vec![Host { address: ALONE.into(), slots: gpus(executor, events).await? }],
     };
     let collectives = collectives(&args.test);
-    let programs = programs(&args.test, catalog, instance_type, executor, &collectives, events).await?;
+    let (mut programs, own) = programs(&args.test, catalog, instance_type, executor, &collectives, events).await?;
+    questions::interfaces(executor, &mut programs, &hosts, &own, events).await?;
     // Whether the command can be started is known before two of its hosts are tested.
     if let Some(collective) = collectives.first() {
         command::line(&command::argv(*collective, &hosts, sizes(&args.test), &programs), args.test.timeout)?;
@@ -145,7 +147,7 @@ async fn gpus(executor: Executor<'_>, events: &EventSink) -> Result<u32> {
     }
 }
 
-/// The programs, looked for on the first host, and the environment that its software needs.
+/// The programs, looked for on the first host, and the environment that its software needs; and the user's own part of it.
 async fn programs(
     args: &TestArgs,
     catalog: &Catalog,
@@ -153,7 +155,7 @@ async fn programs(
     executor: Executor<'_>,
     collectives: &[Collective],
     events: &EventSink,
-) -> Result<Programs> {
+) -> Result<(Programs, Vec<(String, String)>)> {
     let mpirun = args.mpirun.clone().unwrap_or_else(Programs::installed_mpirun);
     let tests = args.tests_dir.clone().unwrap_or_else(Programs::installed_tests);
     let tests = if matches!(executor, Executor::Here) { absolute(&tests)? } else { tests };
@@ -186,7 +188,7 @@ async fn programs(
         args.mca.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
     let mut own = args.env.iter().map(|text| command::variable(text)).collect::<Result<Vec<_>>>()?;
     if let Some(list) = &args.interfaces {
-        let interfaces = command::interfaces(list)?;
+        let interfaces = interfaces::named(list)?;
         mca.push(interfaces.mca);
         match interfaces.variable {
             Some(variable) => own.push(variable),
@@ -194,8 +196,8 @@ async fn programs(
         }
     }
     variables.retain(|(name, _)| !own.iter().any(|(other, _)| other == name));
-    variables.extend(own);
-    Ok(Programs { mpirun, tests, environment: variables, mca })
+    variables.extend(own.iter().cloned());
+    Ok((Programs { mpirun, tests, environment: variables, mca }, own))
 }
 
 /// Whether the first host is of an image of efa-gen, where the loader knows every library.

@@ -1,14 +1,17 @@
 //! Owns the checks, in the order of [`Check`]. Evidence that is not there is missing, not good.
 
 mod bandwidth;
+mod hang;
 mod hints;
 mod naming;
 mod network;
 mod run;
+mod traffic;
 
 use self::bandwidth::bandwidth;
 use self::network::{channels, gdr, network, nics, provider};
 use self::run::{complete, hosts, run, values, versions};
+use self::traffic::traffic;
 use super::verdict::{Check, Expect, Findings};
 use crate::nccl::log::report::Report;
 
@@ -28,6 +31,7 @@ pub(crate) fn all(found: &mut Findings, report: &Report, expect: &Expect) {
         gdr(found, report, expect);
         nics(found, report, expect);
     }
+    traffic(found, report);
     bandwidth(found, report, expect);
     versions(found, report);
 }

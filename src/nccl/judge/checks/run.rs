@@ -1,5 +1,6 @@
 //! Owns the checks of the run itself: how it ended, whether the log is whole, its values, its hosts.
 
+use super::hang;
 use super::hints::{DEVICE, LIBRARY_PATH, WHOLE};
 use super::naming::{few, who};
 use super::network::NOT_FOUND;
@@ -8,7 +9,6 @@ use crate::nccl::judge::verdict::{Check, Expect, Findings};
 use crate::nccl::log::evidence::ROWS;
 use crate::nccl::log::failure::{self, PluginFault};
 use crate::nccl::log::report::{End, Failure, Rank, Report};
-use crate::nccl::ras::MissingRank;
 use crate::text::size;
 
 /// How far the printed average may be from that of the rows, GB/s: half of the last printed digit, with room.
@@ -16,7 +16,8 @@ const AVERAGE_TOLERANCE: f64 = 0.006;
 
 pub(crate) fn run(found: &mut Findings, report: &Report) {
     let check = Check::RunFailed;
-    unresponsive(found, report);
+    hang::unresponsive(found, report);
+    hang::processes(found, report);
     if report.exit_status == Some(124) {
         let to_do = "look for the rank that printed nothing last, or give it more time";
         found.fail(check, "it did not end in time (exit status 124)", to_do);
@@ -46,28 +47,6 @@ pub(crate) fn run(found: &mut Findings, report: &Report) {
         found.fail(check, format!("exit status {status}"), "what the ranks printed last tells why");
     }
     last_warnings(found, report);
-}
-
-/// Whom NCCL itself misses.
-fn unresponsive(found: &mut Findings, report: &Report) {
-    let Some(ras) = &report.ras else { return };
-    if ras.missing_count == 0 {
-        let note = "NCCL's RAS missed no rank shortly before the end, which proves nothing: it has called hanging runs healthy \
-                    (NVIDIA/nccl#1730)";
-        found.notes.push(note.into());
-        return;
-    }
-    let name = |rank: &MissingRank| {
-        let state = if rank.state.is_empty() { String::new() } else { format!(", {}", rank.state) };
-        format!("rank {} (process {} of {}{state})", rank.rank, rank.pid, rank.host)
-    };
-    let names: Vec<String> = ras.missing.iter().map(name).collect();
-    let what = match ras.missing_count.saturating_sub(names.len() as u64) {
-        0 => few(names.iter().map(String::as_str)),
-        _ => format!("{} ranks, among them {}", ras.missing_count, few(names.iter().map(String::as_str))),
-    };
-    let to_do = "look at that process and its host: it is stopped, gone, or cut off from the others";
-    found.fail(Check::RunFailed, format!("NCCL's RAS had no answer of {what}"), to_do);
 }
 
 /// Failures that a missing plugin may have brought about.
