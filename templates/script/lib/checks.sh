@@ -343,18 +343,44 @@ nccl_test() { # SECONDS HOSTFILE COMMAND...
 }
 
 nccl_failure() { # LOG STATUS: prints the first reason, most fundamental first
-  local log=$1 status=$2 providers networks
-  providers=$(sed -n 's/.*NET\/OFI Selected [Pp]rovider is \([^,; ]*\).*/\1/p' "$log" | sort -u | tr '\n' ' ')
-  networks=$(sed -n 's/.*Using network //p' "$log" | sort -u | tr '\n' ' ')
-  if [ "$status" -eq 124 ]; then printf 'it did not end in time'
-  elif [ "$status" -ne 0 ]; then
-    printf 'exit status %s' "$status"
-    sed -n -E '/NCCL WARN |NCCL failure|CUDA failure|mpirun/ { s/.*NCCL WARN //; s/^/: /p; q }' "$log"
-  elif ! grep -q '^# Avg bus bandwidth' "$log"; then printf 'the log is incomplete: no summary'
-  elif ! grep -q '^# Out of bounds values : 0 OK' "$log"; then printf 'wrong values'
-  elif [ -z "$providers" ]; then printf 'no rank selected a libfabric provider: the plugin did not load or found no EFA device'
-  elif [ "$providers" != "efa " ]; then printf 'libfabric provider %sinstead of efa' "$providers"
-  elif [ -z "$networks" ]; then printf 'NCCL does not say which network it uses'
-  elif [[ " $networks" == *" Socket "* || " $networks" == *" IB "* ]]; then printf 'NCCL uses network %sinstead of the plugin' "$networks"
+  if [ "$2" -eq 124 ]; then printf 'it did not end in time'
+  elif [ "$2" -ne 0 ]; then
+    printf 'exit status %s' "$2"
+    sed -n -E '/NCCL WARN |NCCL failure|CUDA failure|mpirun/ { s/.*NCCL WARN //; s/^/: /p; q }' "$1"
+  else
+    awk '
+      { rank = match($0, /[^ ]+:[0-9]+:[0-9]+ /) ? substr($0, RSTART, RLENGTH) : ""; sub(/:[0-9]+ $/, "", rank) }
+      / NCCL INFO / {
+        if (sub(/.* Selected [Pp]rovider is /, "")) { sub(/[,; ].*/, ""); by[rank]; if (!seen[$0]++) providers = providers $0 " " }
+        if (sub(/.* Using network /, "")) { over[rank]; if (!seen[$0]++) networks = networks $0 " " }
+        next
+      }
+      / NCCL WARN / {
+        if (rank in by && /NET\/OFI / && !/OFI (gin|GIN|TUNER|Tuner|Unable to configure tuner)|OFI_TUNER|GDRCopy|libgdrapi|gdr_/ && !died) died = $0
+        next
+      }
+      /^# +Rank / { ranks++ }
+      /^# nThread / { for (i = 1; i < NF; i++) { if ($i == "minBytes") size = $(i + 1); if ($i == "maxBytes") max = $(i + 1) } }
+      /^# Reducing maxBytes to / { max = $5 + 0 }
+      /^# Collective test s/ { open++ }
+      /^# Collective test c/ { open-- }
+      /^# Out of bounds values : 0 OK/ { good++ }
+      /^ +[0-9]+ +[0-9]+ +[a-z]/ { rows++; next }
+      /[Ss]ignal|[Aa]bort|[Ff]atal|[Kk]illed|core dumped|failure|CUDA error|[Tt]imeout|[Ee]xit(ed|s)? |terminat|corrupt|Xid|^# error/ ||
+        ended && !/^(#|$)/ { if (!died) died = $0 }
+      /^# Avg bus bandwidth/ { ended++ }
+      END {
+        for (; size > 0 && size <= max; size *= 2) wanted++
+        for (rank in by) chose++
+        for (rank in over) told++
+        if (died) print died
+        else if (ended != 1 || open) print "the log is incomplete: no summary"
+        else if (rows != wanted) print "the log is incomplete: " rows + 0 " of " wanted + 0 " rows"
+        else if (good != 1) print "wrong values"
+        else if (!chose) print "no rank selected a libfabric provider: the plugin did not load or found no EFA device"
+        else if (providers != "efa ") print "libfabric provider " providers "instead of efa"
+        else if ((" " networks) ~ / (Socket|IB) /) print "NCCL uses network " networks "instead of the plugin"
+        else if (chose != ranks || told != ranks) print "only " chose " and " told + 0 " of " ranks " ranks tell their provider and network"
+      }' "$1"
   fi
 }

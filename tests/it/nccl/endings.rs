@@ -1,6 +1,6 @@
 //! What a log says of a run that failed: by its last words, by a warning of the plugin, and by what is no failure.
 
-use crate::support::nccl::{Run, judged, read};
+use crate::support::nccl::{ENDINGS, FAULTS, Run, judged, read};
 use efa_gen::nccl::{Check, Finding, Outcome, Report, Severity, Verdict};
 
 /// Judged without a type: bandwidth is not what these are about.
@@ -21,47 +21,8 @@ fn failures(verdict: &Verdict) -> Vec<&Finding> {
 /// A rank dies after rank 0 has printed the summary, or the pod is killed.
 #[test]
 fn a_whole_log_with_an_ending_that_says_the_run_died_never_passes() {
-    let endings = [
-        "MPI_ERRORS_ARE_FATAL (processes in this communicator will now abort,",
-        "[ip-10-0-0-1:04101] *** Process received signal ***",
-        "[ip-10-0-0-1:04101] Signal: Aborted (6)",
-        "[ip-10-0-0-1:04101] Signal: Bus error (7)",
-        "[ip-10-0-0-1:04101] Signal: Segmentation fault (11)",
-        "terminate called after throwing an instance of 'std::runtime_error'",
-        "terminate called without an active exception",
-        "command terminated with exit code 137",
-        "Error: Process completed with exit code 1.",
-        "=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES",
-        "=   EXIT CODE: 9",
-        "worker-1 exited with code 139",
-        "bash: line 1:  4101 Segmentation fault      (core dumped) all_reduce_perf",
-        "free(): double free or corruption (!prev)",
-        "slurmstepd: error: *** JOB 77 ON node-1 CANCELLED AT 2026-11-30T10:00:00 DUE TO TIME LIMIT ***",
-        "srun: Job step aborted: Waiting up to 32 seconds for job step to finish.",
-        "[rank3]:[E ProcessGroupNCCL.cpp:632] [Rank 3] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=8)",
-        "[E ProcessGroupNCCL.cpp:684] To avoid data inconsistency, we are taking the entire process down.",
-        "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.",
-        "E1130 10:00:00.000 torch/distributed/elastic/multiprocessing/api.py:874] failed (exitcode: -9) local_rank: 0 (pid: 77)",
-        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:",
-        "Out of memory: Killed process 4101 (all_reduce_perf) total-vm:1kB",
-        "ip-10-0-0-1: Test timeout (60s) all_reduce.cu:104",
-        "# error: NCCL failure in all_reduce.cu:44",
-        "pdsh@head: ip-10-0-0-1: ssh exited with exit code 137",
-        "clush: ip-10-0-0-1: exited with exit code 137",
-        "Exited with exit code 137.",
-        "[2026-11-30 10:00:00,000] [INFO] [launch.py:319:sigkill_handler] Process 77 exits with return code = -9",
-        "subprocess.CalledProcessError: Command '['mpirun']' returned non-zero exit status 139.",
-        "Command terminated by signal 9",
-        "srun: Force Terminated StepId=77.0",
-        "YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)",
-        "Fatal error in PMPI_Finalize: Other MPI error, error stack:",
-        "[node-1:4101:0:4101] Caught signal 7 (Bus error: nonexistent physical address)",
-        "*** stack smashing detected ***: terminated",
-        "free(): invalid pointer",
-        "NVRM: Xid (PCI:0000:10:1c): 79, pid=4101, GPU has fallen off the bus.",
-    ];
     for age in 0..5 {
-        for ending in endings {
+        for ending in ENDINGS {
             let log = format!("{}{ending}\n", good(age));
             let (_, verdict) = verdict(&log);
             assert_eq!(verdict.outcome, Outcome::Fail, "{age} {ending}: {:#?}", verdict.findings);
@@ -100,28 +61,7 @@ fn warning(rank: u64, text: &str) -> String {
 /// The commonest faults of EFA stand in the log as the plugin's warnings alone.
 #[test]
 fn a_warning_of_the_plugin_is_the_reason_with_rank_host_and_what_to_do() {
-    let cases = [
-        (
-            "NET/OFI Request 0x7f completed with error. RC: 20. Error: 4107 (unreachable remote). Completed length: 0",
-            "security group",
-        ),
-        ("NET/OFI Request 0x7f completed with error. RC: 5. Error: Input/output error", "security group"),
-        ("NET/OFI Unable to insert remote address into address vector for device 3. RC: -22", "security group"),
-        ("NET/OFI Operation with NULL context completed with error", "security group"),
-        ("NET/OFI Couldn't enable endpoint. RC: -12, ERROR: Cannot allocate memory", "locked memory"),
-        ("NET/OFI Couldn't open CQ. RC: -12, ERROR: Cannot allocate memory", "locked memory"),
-        ("NET/OFI Unable to register memory (type = 2) for device 1. RC: -14, Error: Bad address", "locked memory"),
-        ("NET/OFI Couldn't open AV. RC: -22, ERROR: Invalid argument", "versions"),
-        ("NET/OFI Failed to initialize sendrecv protocol", "versions"),
-        ("NET/OFI Send close message complete with error", "security group"),
-        ("NET/OFI Closing recv_comm 0x7f with inflight requests. Invalidating domain", "security group"),
-        ("NET/OFI Error performing GPU GDR flush", "versions"),
-        ("NET/OFI Error posting rx buffers: -11", "versions"),
-        ("NET/OFI Caught exception in plugin connect: x", "versions"),
-        ("NET/OFI Unexpected number of remote rails for dev 3. Expected 4 but got 8", "versions"),
-        ("NET/OFI Request 0x7f completed with error. RC: 5. Error: GIN", "security group"),
-    ];
-    for (text, to_do) in cases {
+    for (text, to_do) in FAULTS {
         // A log that ends with it, before anything was measured.
         let whole = good(4);
         let head = &whole[..whole.find("#       size").expect("a header")];
