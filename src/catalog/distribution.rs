@@ -56,7 +56,11 @@ pub struct Distribution {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FabricPackages {
-    /// Packages with the modules `mlx5_ib` and `ib_umad` of the running kernel (`{kernel}`), `ibstat` and libibumad.
+    /// Command that installs the modules `mlx5_ib` and `ib_umad` of the running kernel (`{kernel}`) where the distribution has them in
+    /// a package apart from the kernel's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<String>,
+    /// Packages with `ibstat` and libibumad.
     pub packages: Vec<String>,
 }
 

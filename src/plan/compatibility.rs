@@ -70,7 +70,7 @@ pub struct Rule {
 pub static RULES: &[Rule] = &[
     Rule {
         id: "machine",
-        title: "the distribution's images are for the type's machine",
+        title: "the distribution's images are for the type's CPU architecture",
         allowable: false,
         broken: machine,
     },
@@ -94,21 +94,21 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         id: "efa-device",
-        title: "the EFA installer knows the type's EFA device",
+        title: "the EFA installer supports the type's EFA device",
         allowable: true,
         broken: efa_device,
     },
-    Rule { id: "cuda-gpu", title: "CUDA builds for the GPU", allowable: false, broken: cuda_gpu },
-    Rule { id: "gpu-driver", title: "the driver knows the GPU", allowable: true, broken: gpu_driver },
+    Rule { id: "cuda-gpu", title: "CUDA can compile for the GPU", allowable: false, broken: cuda_gpu },
+    Rule { id: "gpu-driver", title: "the driver supports the GPU", allowable: true, broken: gpu_driver },
     Rule {
         id: "gpu-modules",
-        title: "the driver's kernel modules drive the GPU, and carry GPUDirect where the type has it",
+        title: "the driver's kernel modules support the GPU, and GPUDirect where the type has it",
         allowable: false,
         broken: gpu_modules,
     },
     Rule {
         id: "fabric-manager",
-        title: "a fabric manager of the driver's version is pinned",
+        title: "a fabric manager of exactly the driver's version is pinned",
         allowable: false,
         broken: fabric_manager,
     },
@@ -120,31 +120,31 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         id: "fabric-modules",
-        title: "the distribution's kernel has InfiniBand's modules",
+        title: "the distribution's kernel has the InfiniBand modules",
         allowable: false,
         broken: fabric_modules,
     },
     Rule {
         id: "driver-efa",
-        title: "EFA's kernel module gets GPU memory from the driver, on the distribution's kernel",
+        title: "EFA's kernel module can access GPU memory with this driver and kernel",
         allowable: true,
         broken: driver_efa,
     },
     Rule {
         id: "driver-kernel",
-        title: "the driver builds for the distribution's kernel, where that does not move on",
+        title: "the driver builds on the distribution's kernel (checked only where its series is fixed)",
         allowable: true,
         broken: driver_kernel,
     },
-    Rule { id: "cuda-driver", title: "CUDA's programs run on the driver", allowable: true, broken: cuda_driver },
-    Rule { id: "cuda-gcc", title: "CUDA takes the distribution's gcc", allowable: true, broken: cuda_gcc },
+    Rule { id: "cuda-driver", title: "the driver is new enough for CUDA", allowable: true, broken: cuda_driver },
+    Rule { id: "cuda-gcc", title: "CUDA accepts the distribution's gcc", allowable: true, broken: cuda_gcc },
     Rule {
         id: "cuda-glibc",
-        title: "CUDA's programs run on the distribution's glibc",
+        title: "the distribution's glibc is new enough for CUDA",
         allowable: true,
         broken: cuda_glibc,
     },
-    Rule { id: "nccl-gcc", title: "the distribution's gcc compiles NCCL", allowable: true, broken: nccl_gcc },
+    Rule { id: "nccl-gcc", title: "the distribution's gcc can compile NCCL", allowable: true, broken: nccl_gcc },
     Rule {
         id: "efa-plugin",
         title: "the plugin works with the EFA installer's libfabric",
@@ -321,7 +321,8 @@ fn gpu_modules(c: &Combination) -> Option<String> {
         Modules::Proprietary if !gpu.proprietary => {
             Some(format!("no proprietary kernel modules drive {} ({})", gpu.name, gpu.source))
         }
-        Modules::Proprietary => t.gpudirect.then(|| {
+        // Older kernels have no such check.
+        Modules::Proprietary => (t.gpudirect && c.distribution.kernel.gpudirect_efa.is_some()).then(|| {
             let first = gpu.open_min.as_deref().unwrap_or("none");
             format!(
                 "{} exchanges data between GPU and EFA, for which kernels since September 2023 need the open kernel modules: \

@@ -1,6 +1,8 @@
 //! Owns the stage "efa": the EFA installer.
 
-use super::parts::{EFA_PREFIX, KERNEL_COMPILER, MPI_PREFIX, SOURCES, fetch, has_peermem, install, prints, src, stage};
+use super::parts::{
+    EFA_PREFIX, KERNEL_COMPILER, MPI_PREFIX, SOURCES, fetch, has_peermem, install, package_run, prints, src, stage,
+};
 use crate::catalog::distribution::{Distribution, FabricPackages};
 use crate::plan::action::{Action, Assertion, GuestCommand};
 use crate::plan::argument::Argument;
@@ -76,7 +78,8 @@ pub(crate) fn efa(chosen: &ResolvedRequest) -> Stage {
 
 fn infiniband(distribution: &Distribution, fabric: &FabricPackages) -> Step {
     let modules = ["mlx5_ib", "ib_umad"];
-    let mut actions = install(distribution, &fabric.packages);
+    let apart = (!fabric.modules.is_empty()).then(|| package_run(&fabric.modules).into());
+    let mut actions: Vec<Action> = apart.into_iter().chain(install(distribution, &fabric.packages)).collect();
     actions.extend(modules.map(|module| prints(["modinfo", "-k", "{kernel}", module], "")));
     actions.push(Action::WriteFile {
         path: "/etc/modules-load.d/efa-gen-nvlink5.conf".into(),

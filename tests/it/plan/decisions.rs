@@ -237,6 +237,34 @@ fn the_fabric_manager_is_the_driver_s_and_only_where_an_nvswitch_is() {
     }
 }
 
+/// The modules of a kernel may be a package of their own, or be in the kernel's own: apt knows.
+#[test]
+fn modules_apart_from_the_kernel_are_installed_where_there_are_such() {
+    let command = catalog().distribution("ubuntu24").expect("it is known").fabric.clone().expect("it has one").modules;
+    let run = |cache: &str, get: &str| {
+        let folder = crate::support::scratch();
+        for (program, body) in [("apt-cache", cache), ("apt-get", get)] {
+            let path = folder.path().join(program);
+            std::fs::write(
+                &path,
+                format!("#!/bin/sh\necho \"$@\" >>{}/{program}.calls\n{body}\n", folder.path().display()),
+            )
+            .expect("a file");
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
+        }
+        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        let words = command[1..].iter().map(|word| word.replace("{kernel}", "6.17.0-1001-aws"));
+        let ran = std::process::Command::new(&command[0]).args(words).env("PATH", path).output().expect("it starts");
+        let calls = std::fs::read_to_string(folder.path().join("apt-get.calls")).unwrap_or_default();
+        (ran.status.code(), calls)
+    };
+    let (status, calls) = run("exit 0", "exit 0");
+    assert!(status == Some(0) && calls.ends_with("install linux-modules-extra-6.17.0-1001-aws\n"), "{calls}");
+    assert_eq!(run("exit 0", "exit 100").0, Some(100), "a package that is there and can't be installed is an error");
+    // modinfo has the last word.
+    assert_eq!(run("echo 'E: No packages found' >&2; exit 100", "exit 0"), (Some(0), String::new()));
+}
+
 fn refused(catalog: &efa_gen::catalog::Catalog, distribution: &str, instance_type: &str) -> String {
     let request = Request { instance_type: Some(instance_type.into()), ..request(distribution, "newest") };
     plan::plan(catalog, &request).expect_err("it can't be planned").to_string()
@@ -285,7 +313,7 @@ fn nvlink_5_gets_its_subnet_manager_and_what_that_needs_or_a_reason() {
 
     let whole = std::fs::read_to_string(crate::support::in_repository("distros/ubuntu24.toml")).expect("it is there");
     let (before, after) = whole.split_once("[fabric]\n").expect("it has one");
-    let without = format!("{before}{}", after.split_once('\n').expect("one line").1);
+    let without = format!("{before}{}", after.split_once("\n\n").expect("others follow").1);
     let distribution = efa_gen::catalog::distribution::Distribution::parse("ubuntu24", &without).expect("it is whole");
     let of = |pins: efa_gen::catalog::stack::Pins| {
         efa_gen::catalog::Catalog::new(vec![distribution.clone()], pins).expect("the catalog takes it")

@@ -18,22 +18,33 @@ const WIDTH: usize = 20;
 const HEAD: &str = "\
 # What goes with what
 
-Rows are instance types with EFA, columns the software stacks of `src/catalog/data/pins.toml`. A cell is what an image for that
-type gets, `driver branch/kernel modules/fabric`, or with a `-` the first rule that excludes it. A type without an NVIDIA GPU is
-asked for with `--no-gpu` and gets the EFA installer alone. Types whose rows are equal stand together, `p5.*` for a whole family.
+Each row is one or more instance types with EFA, each column a software stack of `src/catalog/data/pins.toml`. A cell is what an
+image for that type gets:
 
-The facts and their sources are in `src/catalog/data/` and `distros/`. What they can't tell is checked on the machine:
+- `580/open/nvswitch`: driver branch 580, its open kernel modules, and what connects the GPUs. `none`: nothing has to be set up;
+  `nvswitch`: a fabric manager; `nvlink5`: a fabric manager and an NVLink subnet manager.
+- `efa 1.50.0`: a type without an NVIDIA GPU, built with `--no-gpu`: this EFA installer and nothing else.
+- `-rule`: refused. It is the first rule of the list below that does not hold.
 
-- Which EFA device a type has is published for few. The rule `efa-device` takes the newest that it may have; the stage `check`
-  counts the devices, and what fi_info finds of them.
-- g7: AWS runs it on driver 595, NVIDIA lists its GPU from 580.142 on. Both are accepted, the plan has a note.
-- cuda-12.2 with gcc 4.8.5 (CentOS 7, RHEL 7): NCCL says 4.8 is enough, NVIDIA recommends 6. Neither was seen to fail.
-- Driver 418.87.00 does not build on kernels from 5.6 on. On 5.4 only nvidia-drm breaks, which is left out.
-- p4d on Ubuntu 18.04: open modules 520.61.05 with EFA 1.22.1 carry GPUDirect on the kernels that its public archive has; later
-  ones, of Ubuntu Pro, ask for EFA 1.29.0 (aws/aws-parallelcluster#6014), which does not support that release.
-- Driver 535.129.03 on Debian 12's kernel 6.1: older drivers were seen to fail on some releases of it (a GPL-only symbol); whether
-  today's takes this one was not tried.
-- efa-1.51 has no published digest: it renders with one of a tarball that you verified.
+Types with equal rows share one; `p5.*` means every EFA size of that family.
+
+The facts and their sources are in `src/catalog/data/` and `distros/`. Known limits of this table:
+
+- AWS does not publish which EFA device an instance type has. `efa-device` goes by the type's Nitro version, or takes the newest
+  device that it could be, so it may refuse a combination that works. The stage `check` compares the number of EFA devices with what
+  `fi_info` reports.
+- g7: AWS runs it on driver 595; NVIDIA lists its GPU in 580.142, and not in 590 nor in 595.45.04 and older. Both branches are
+  accepted, and the plan says so.
+- gcc 4.8.5 (Amazon Linux 1, CentOS 7, RHEL 7) with CUDA 11.0 and newer: older than NVIDIA supports. It is not known to fail, and was
+  not tested.
+- Driver 418.87.00 does not build on kernel 5.6 or newer. On 5.4 only nvidia-drm fails to build, and efa-gen does not build it.
+- p4d on Ubuntu 18.04: GPUDirect works on the kernels of the public archive (up to 5.4.0-1103-aws). Those of Ubuntu Pro need EFA 1.29.0
+  or newer (aws/aws-parallelcluster#6014), which does not support 18.04.
+- Driver 535.129.03 with its proprietary modules on Debian 12: some 6.1 kernels broke older NVIDIA drivers (a GPL-only symbol). Today's
+  were not tested.
+- No rule compares EFA's kernel module with the kernel, NCCL with CUDA, or an old kernel with a new machine; boot modes are compared
+  when an image is built or launched.
+- efa-1.51: nobody publishes its digest. You supply one, from a tarball whose signature you verified (`--efa-digest`).
 ";
 
 struct Matrix {
@@ -100,7 +111,9 @@ impl Matrix {
     }
 
     fn page(&self) -> String {
-        let mut page = format!("{HEAD}\n## Rules\n\n| rule | what must hold | `--allow` |\n|---|---|---|\n");
+        let mut page = format!(
+            "{HEAD}\n## Rules\n\n| rule | what must hold | can be overridden with `--allow` |\n|---|---|---|\n"
+        );
         for rule in RULES {
             let allow = if rule.allowable { "yes" } else { "no" };
             writeln!(page, "| {} | {} | {allow} |", rule.id, rule.title).expect("a string takes it");
@@ -110,7 +123,7 @@ impl Matrix {
             let newest = distribution.newest.join(", ");
             write!(
                 page,
-                "\n## {}\n\n`newest` is the first that fits of: {newest}. Default: {}.\n\n| type | {} |\n|---{}|\n",
+                "\n## {}\n\n`--stack newest` is the first of these that fits: {newest}. Without `--stack`: {}.\n\n| type | {} |\n|---{}|\n",
                 distribution.name,
                 distribution.default,
                 stacks.join(" | "),
@@ -211,8 +224,8 @@ fn the_planner_does_what_the_page_says() {
 }
 
 /// Rules that are nowhere the first to fail among the stacks that efa-gen carries; the tests below break each.
-const NEVER_FIRST: [&str; 9] =
-    ["imex", "gpu", "fabric-manager", "nvlsm", "driver-kernel", "cuda-driver", "nccl-gcc", "efa-plugin", "nccl-plugin"];
+const NEVER_FIRST: [&str; 8] =
+    ["imex", "gpu", "nvlsm", "driver-kernel", "cuda-driver", "nccl-gcc", "efa-plugin", "nccl-plugin"];
 
 /// A rule that holds for every stack of ours, broken by a stack file of a user's own.
 #[test]
@@ -339,7 +352,7 @@ fn cells_that_were_wrong_are_right() {
         ("al2", "cuda-12.2-efa-1.49", "hpc7a.96xlarge", "efa 1.49.0"),
         ("al1", "guide", "c5n.18xlarge", "efa 1.9.5"),
         ("al1", "guide", "trn1.32xlarge", "-efa-device"),
-        ("al2", "guide", "p4d.24xlarge", "-efa-device"),
+        ("al2", "guide", "p4d.24xlarge", "-cuda-gpu"),
         ("al2", "cuda-11.8", "p4d.24xlarge", "-driver-efa"),
     ] {
         assert_eq!(cell(distribution, stack, instance_type), wanted, "{distribution} {stack} {instance_type}");

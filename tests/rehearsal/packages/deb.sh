@@ -2,8 +2,8 @@
 # mirrors' suites. Must not know any distribution.
 # shellcheck shell=bash disable=SC2034,SC2016,SC1090,SC1091 # sourced: its names are used, or set, by machine.sh
 
-# linux-image, linux-headers and linux-modules-extra of one kernel (whose modules are all in the first), and the version of each
-# of METAS that asks for them. The postinst is theirs in short: dependencies, then what the initramfs and boot loader packages hang into /etc/kernel.
+# linux-image, linux-headers and, as Ubuntu has it up to 6.17, linux-modules-extra of one kernel (whose modules are all in the
+# first), and the version of each of METAS that asks for them. The postinst is theirs in short: dependencies, then what the initramfs and boot loader packages hang into /etc/kernel.
 build_kernel() { # KERNEL
   local kernel=$1 version=1.$((++kernels_built)) meta needs
   kernel_tree /tmp/deb "$kernel" "/usr/src/linux-headers-$kernel"
@@ -19,7 +19,7 @@ POSTINST
   mkdir -p "/tmp/deb/usr/src/linux-headers-$kernel"
   echo all: >"/tmp/deb/usr/src/linux-headers-$kernel/Makefile"
   deb_build /srv/pool/ours "linux-headers-$kernel" 1.0 ""
-  deb_build /srv/pool/ours "linux-modules-extra-$kernel" 1.0 ""
+  case $kernel in [1-6].*) deb_build /srv/pool/ours "linux-modules-extra-$kernel" 1.0 "" ;; esac
   for meta in $METAS; do
     case $meta in
       linux-image-*) needs=linux-image-$kernel ;;
@@ -66,7 +66,8 @@ install_image() {
 
 kernel_packages() { # NUMBER
   local meta
-  printf '/srv/pool/ours/linux-%s_1.0_amd64.deb\n' "image-$(kernel "$1")" "headers-$(kernel "$1")" "modules-extra-$(kernel "$1")"
+  printf '/srv/pool/ours/linux-%s_1.0_amd64.deb\n' "image-$(kernel "$1")" "headers-$(kernel "$1")"
+  case $(kernel "$1") in [1-6].*) printf '/srv/pool/ours/linux-%s_1.0_amd64.deb\n' "modules-extra-$(kernel "$1")" ;; esac
   for meta in $METAS; do echo "/srv/pool/ours/${meta}_1.$1_amd64.deb"; done
 }
 
