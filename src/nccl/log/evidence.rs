@@ -95,6 +95,8 @@ pub(crate) struct Process {
     pub plugin_fault: Option<(PluginFault, String, u64)>,
     /// NCCL's last warning.
     pub last_warning: String,
+    /// What the text before its first line names; empty where that names no host, `None` before there was one.
+    pub outer_host: Option<String>,
 }
 
 impl Process {
@@ -112,6 +114,64 @@ const QUOTE: usize = 400;
 /// A message as a finding quotes it.
 fn quoted(text: &[u8]) -> String {
     clean(&text[..text.len().min(QUOTE)]).trim().to_owned()
+}
+
+/// Words before a line that name no host: streams, months and days, levels, what containers are called by default.
+const NO_HOST: [&str; 40] = [
+    "stdout",
+    "stderr",
+    "out",
+    "err",
+    "info",
+    "warn",
+    "error",
+    "debug",
+    "notice",
+    "mpi",
+    "mpirun",
+    "rank",
+    "task",
+    "kernel",
+    "log",
+    "message",
+    "msg",
+    "time",
+    "timestamp",
+    "stream",
+    "pid",
+    "utc",
+    "jan",
+    "feb",
+    "mar",
+    "apr",
+    "may",
+    "jun",
+    "jul",
+    "aug",
+    "sep",
+    "oct",
+    "nov",
+    "dec",
+    "mon",
+    "tue",
+    "wed",
+    "thu",
+    "fri",
+    "sat",
+];
+
+/// The host, pod or service that the text before a line names: the first word that begins with a letter, holds a digit or a hyphen,
+/// and is no stamp. Empty where there is none.
+fn outer_host(before: &[u8]) -> String {
+    let of_a_name = |b: &u8| b.is_ascii_alphanumeric() || b"._-".contains(b);
+    let is_host = |word: &&[u8]| {
+        word.len() > 2
+            && word.len() < 64
+            && word[0].is_ascii_alphabetic()
+            && word.iter().any(|b| b.is_ascii_digit() || *b == b'-')
+            && !NO_HOST.iter().any(|name| word.eq_ignore_ascii_case(name.as_bytes()))
+    };
+    before.split(|b| !of_a_name(b)).find(is_host).map(clean).unwrap_or_default()
 }
 
 /// A rank, as its Rank line has it.
@@ -204,6 +264,15 @@ impl Evidence {
         self.places.insert(name.into(), self.processes.len());
         self.processes.push(Process { name: clean(name), ..Process::default() });
         self.processes.last_mut()
+    }
+
+    /// Keeps whose line it was by what others put before it.
+    pub fn add_outer_host(&mut self, process: &[u8], before: &[u8]) {
+        if !before.is_empty()
+            && let Some(process) = self.process(process)
+        {
+            process.outer_host.get_or_insert_with(|| outer_host(before));
+        }
     }
 
     /// The same, if there is one.

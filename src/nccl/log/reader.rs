@@ -186,14 +186,16 @@ impl Reader {
         let plain = without_colours(line);
         let line = plain.as_deref().unwrap_or(line);
         let untagged = without_tags(line);
-        let line = bare(untagged.as_deref().unwrap_or(line));
-        if self.known(line) {
+        let tagged = untagged.as_deref().unwrap_or(line);
+        let line = bare(tagged);
+        let tag = &tagged[..line.as_ptr().addr() - tagged.as_ptr().addr()];
+        if self.known(tag, line) {
             return;
         }
         if let Some(rest) = self.prefixes.strip(line) {
             // Behind a stamp there may be a launcher's tag.
             let rest = bare(rest);
-            if !self.known(rest) {
+            if !self.known(tag, rest) {
                 other(&mut self.evidence, rest);
             }
         } else if let Some(at) = anchor(line) {
@@ -203,7 +205,7 @@ impl Reader {
             };
             for line in lines {
                 if let Some(rest) = self.prefixes.strip(&line) {
-                    self.known(bare(rest));
+                    self.known(tag, bare(rest));
                 }
             }
         } else {
@@ -211,8 +213,9 @@ impl Reader {
         }
     }
 
-    /// Takes a line that begins as nccl-tests' or NCCL's do, or holds one of NCCL's. Whether it is one.
-    fn known(&mut self, line: &[u8]) -> bool {
+    /// Takes a line that begins as nccl-tests' or NCCL's do, or holds one of NCCL's. Whether it is one. `tag` is what a launcher put
+    /// before it.
+    fn known(&mut self, tag: &[u8], line: &[u8]) -> bool {
         let evidence = &mut self.evidence;
         match line.first() {
             None => return true,
@@ -238,11 +241,14 @@ impl Reader {
         }
         if let Some(message) = message(line) {
             take(evidence, message);
+            evidence.add_outer_host(message.process, tag);
             return true;
         }
         if let Some((mut message, before)) = message_within(line).filter(|_| !is_trace(line)) {
             message.text = unquoted(before, message.text);
             take(evidence, message);
+            evidence.add_outer_host(message.process, before);
+            evidence.add_outer_host(message.process, tag);
             // Another program may have written into the line.
             if let (Some(at), _) = failure::told(before) {
                 evidence.add_failure(at, line);

@@ -98,6 +98,9 @@ pub struct Rank {
     pub plugin_fault: Option<PluginWarning>,
     /// NCCL's last warning.
     pub last_warning: String,
+    /// What the log names before its lines, where that is not its host: another name of the host, a pod, a service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outer_host: Option<String>,
 }
 
 impl Rank {
@@ -467,8 +470,16 @@ fn rank_of(evidence: &Evidence, process: &Process) -> Rank {
         gdr_disabled: process.gdr_disabled,
         plugin_fault: process.plugin_fault.clone().map(|(kind, text, line)| PluginWarning { kind, text, line }),
         last_warning: process.last_warning.clone(),
+        outer_host: process.outer_host.clone().filter(|outer| !outer.is_empty() && !same_host(outer, host)),
         ..Rank::default()
     }
+}
+
+/// Whether two names are of one host, with its domain or without.
+fn same_host(one: &str, other: &str) -> bool {
+    let begins =
+        |long: &str, short: &str| long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    begins(one, other) || begins(other, one)
 }
 
 fn versions(evidence: &Evidence) -> Versions {

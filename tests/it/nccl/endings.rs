@@ -184,7 +184,7 @@ fn one_host_of_an_incomplete_list_is_not_the_only_one() {
 fn hosts_are_those_of_nccls_lines_where_there_are_no_others() {
     let lines: String =
         good(2).lines().filter(|line| line.contains("NCCL INFO")).fold(String::new(), |text, line| text + line + "\n");
-    let (report, verdict) = verdict(&lines);
+    let (report, verdict) = verdict(&lines.replace("Selected Provider", "Some Provider"));
     assert_eq!((report.hosts.len(), report.ranks.len(), report.rank_count()), (2, 16, 0));
     assert_eq!(verdict.outcome, Outcome::Inconclusive);
     let named = "NCCL's own lines name 16 processes of 2 hosts (ip-10-0-0-0, ip-10-0-0-1)";
@@ -328,4 +328,28 @@ fn the_first_fault_of_a_kind_is_quoted_with_who_said_it() {
     let killed = "mpirun noticed that process rank 1 with PID 9990 on node 10.9.0.2 exited on signal 9 (Killed).\n";
     let (_, died) = verdict(&format!("{head}{first}{killed}"));
     assert!(failures(&died)[0].to_do.starts_with("a process died"), "{}", failures(&died)[0].to_do);
+}
+
+/// Another program's log has NCCL's lines and nothing of nccl-tests.
+#[test]
+fn a_training_log_gets_what_it_can_have() {
+    let log = good(3);
+    let lines = log.lines().filter(|line| line.contains(" NCCL INFO ")).map(|line| format!("{line}\n"));
+    let training: String = lines.collect();
+    let (report, told) = verdict(&training);
+    assert_eq!((told.outcome, report.hosts.len()), (Outcome::Inconclusive, 2));
+    let what = "EFA on 16 of 16 processes of 2 hosts; no bandwidth was measured: the log holds no result of nccl-tests";
+    assert_eq!(told.findings[0].what, what);
+    assert_eq!(told.findings.len(), 1, "{:#?}", told.findings);
+    // One that says nothing of it, and one that says something else.
+    let silent = training.replacen("NET/OFI Selected", "NET/OFI silent", 1);
+    assert!(verdict(&silent).1.findings[0].what.starts_with("EFA on 15 of 16 processes of 2 hosts"));
+    let (_, other) = verdict(&training.replacen("provider is efa", "provider is tcp", 1).replacen(
+        "Provider is efa",
+        "Provider is tcp",
+        1,
+    ));
+    assert_eq!(other.outcome, Outcome::Fail, "{:#?}", other.findings);
+    let none = training.replace("NET/OFI Selected", "NET/OFI silent");
+    assert_eq!(verdict(&none).1.findings[0].what, "the log holds no result of nccl-tests");
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use crate::support::nccl::{AGES, Run, judged, read};
-use efa_gen::nccl::{Outcome, Reader, Report};
+use efa_gen::nccl::{Outcome, Rank, Reader, Report};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
@@ -77,9 +77,10 @@ fn wrapped(log: &str, envelope: Envelope) -> String {
     text
 }
 
-/// What counts of a report: all but its own size.
+/// What counts of a report: all but its own size, and what an envelope calls the hosts.
 fn facts(report: Report) -> Report {
-    Report { lines: 0, ..report }
+    let ranks = report.ranks.into_iter().map(|rank| Rank { outer_host: None, ..rank }).collect();
+    Report { lines: 0, ranks, ..report }
 }
 
 #[test]
@@ -318,4 +319,44 @@ fn of_several_footers_the_worst_counts() {
         ('a'..='z').map(|name| format!("{name}: # Avg bus bandwidth : 1\n{name}: # Avg bus bandwidth : 1\n")).collect();
     let log = format!("{others}{}host: # Out of bounds values : 5 FAILED\n", Run::good(4, 80.0).text());
     assert_ne!(judged(&read(log, Some(0)), None, 2).outcome, Outcome::Pass);
+}
+
+/// The host that a line names before it, where NCCL calls it by another name.
+#[test]
+fn where_two_names_of_a_host_differ_both_are_told() {
+    let log = Run::good(4, 80.0).text();
+    let with = |before: &dyn Fn(&str) -> String| {
+        let lines = log.lines().map(|line| {
+            let host = if line.contains("ip-10-0-0-1:") { "1" } else { "0" };
+            format!("{}{line}\n", before(host))
+        });
+        let report = read(lines.collect::<String>(), Some(0));
+        let verdict = judged(&report, None, 2);
+        assert_eq!(verdict.outcome, Outcome::Pass, "{:#?}", verdict.findings);
+        let told = verdict.notes.into_iter().find(|note| note.contains("names hosts in another way"));
+        (report.ranks[15].outer_host.clone(), told)
+    };
+    let worker =
+        "what stands before the lines names hosts in another way: ip-10-0-0-0 is worker-0, ip-10-0-0-1 is worker-1";
+    for before in [
+        "worker-{}: ",
+        "[pod/worker-{}/nccl] ",
+        "Nov 30 10:00:00 worker-{} mpirun[77]: ",
+        "2026-11-30T10:00:00.1Z worker-{} | ",
+    ] {
+        let (outer, told) = with(&|host| before.replace("{}", host));
+        assert_eq!((outer.as_deref(), told.as_deref()), (Some("worker-1"), Some(worker)), "{before}");
+    }
+    for before in [
+        "",
+        "ip-10-0-0-{}: ",
+        "ip-10-0-0-{}.ec2.internal: ",
+        "2026-11-30T10:00:00.1Z stdout F ",
+        "[1,0]<stdout>:",
+        "0: ",
+        "Nov 30 10:00:00 ",
+    ] {
+        let (outer, told) = with(&|host| before.replace("{}", host));
+        assert_eq!((outer, told), (None, None), "{before}");
+    }
 }

@@ -8,6 +8,7 @@ use super::network::NOT_FOUND;
 use crate::nccl::judge::verdict::{Check, Expect, Findings};
 use crate::nccl::log::evidence::ROWS;
 use crate::nccl::log::failure::{self, PluginFault};
+use crate::nccl::log::message::PROVIDER;
 use crate::nccl::log::report::{End, Failure, Rank, Report};
 use crate::text::size;
 
@@ -124,14 +125,7 @@ pub(crate) fn complete(found: &mut Findings, report: &Report, expect: &Expect) {
         found.miss(check, what, "take off what another program has put around each line, or has written over it");
     }
     if report.end == End::Excerpt {
-        let what = if report.row_count == 0 {
-            "the log holds no result of nccl-tests"
-        } else if report.unsigned_preamble {
-            "the log's lines have lost their `#`, and perhaps more than that"
-        } else {
-            "the log is an excerpt: its beginning, which says what was to be measured, is missing"
-        };
-        found.miss(check, what, WHOLE);
+        excerpt(found, report);
         return;
     }
     if report.runs > 1 {
@@ -162,6 +156,36 @@ pub(crate) fn complete(found: &mut Findings, report: &Report, expect: &Expect) {
         found.fail(check, format!("{} rows are cut or garbled", report.damaged_rows), WHOLE);
     }
     summary(found, report);
+}
+
+/// A log whose beginning is missing, or that is of something else.
+fn excerpt(found: &mut Findings, report: &Report) {
+    let check = Check::Incomplete;
+    if let Some(what) = training(report) {
+        let to_do = "to measure it, run nccl-tests on these hosts: efa-gen validate --hostfile FILE, or --cluster NAME";
+        found.miss(check, what, to_do);
+        return;
+    }
+    let what = if report.row_count == 0 {
+        "the log holds no result of nccl-tests"
+    } else if report.unsigned_preamble {
+        "the log's lines have lost their `#`, and perhaps more than that"
+    } else {
+        "the log is an excerpt: its beginning, which says what was to be measured, is missing"
+    };
+    found.miss(check, what, WHOLE);
+}
+
+/// What the log of a program that uses NCCL, and is no test of it, tells.
+fn training(report: &Report) -> Option<String> {
+    let processes = report.ranks.len();
+    let has_efa = |rank: &&Rank| rank.providers.iter().any(|provider| provider == PROVIDER);
+    let efa = report.ranks.iter().filter(has_efa).count();
+    let is_test = report.preamble.is_some() || report.row_count > 0 || report.rank_count() > 0 || report.json;
+    (!is_test && efa > 0).then(|| {
+        let hosts = several(report.hosts.len() as u64, "host", "hosts");
+        format!("EFA on {efa} of {processes} processes of {hosts}; no bandwidth was measured: the log holds no result of nccl-tests")
+    })
 }
 
 /// What nccl-tests prints at the end.
@@ -216,10 +240,15 @@ pub(crate) fn values(found: &mut Findings, report: &Report) {
 
 pub(crate) fn hosts(found: &mut Findings, report: &Report, expect: &Expect) {
     let check = Check::NotANetworkTest;
+    outer_hosts(found, report);
     let count = report.hosts.len() as u64;
     if report.json || count == 0 {
         let to_do = if report.json { "judge the text output" } else { WHOLE };
         found.miss(check, "which hosts took part is not in the log", to_do);
+        return;
+    }
+    if training(report).is_some() {
+        found.notes.push("hosts and processes are those that NCCL's own lines name, which may not be all".into());
         return;
     }
     if report.rank_count() == 0 {
@@ -252,6 +281,19 @@ pub(crate) fn hosts(found: &mut Findings, report: &Report, expect: &Expect) {
         found.fail(check, what, "check the hostfile and its slots");
     } else if count > expect.hosts && expect.hosts > 1 {
         found.notes.push(format!("{count} hosts took part, at least {} were asked for", expect.hosts));
+    }
+}
+
+/// What else the log calls its hosts.
+fn outer_hosts(found: &mut Findings, report: &Report) {
+    let mut names: Vec<String> = Vec::new();
+    for rank in &report.ranks {
+        let name = rank.outer_host.as_ref().map(|outer| format!("{} is {outer}", rank.host));
+        names.extend(name.filter(|name| !names.contains(name)));
+    }
+    if !names.is_empty() {
+        let names = few(names.iter().map(String::as_str));
+        found.notes.push(format!("what stands before the lines names hosts in another way: {names}"));
     }
 }
 
