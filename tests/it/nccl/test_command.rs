@@ -35,7 +35,7 @@ fn names_and_values(software: &Software) -> Vec<String> {
     of.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-const ALWAYS: [&str; 3] = ["NCCL_ALGO=Ring", "NCCL_SOCKET_IFNAME=^lo,docker", "NCCL_DEBUG=INFO"];
+const ALWAYS: [&str; 3] = ["NCCL_ALGO=Ring", "NCCL_SOCKET_IFNAME=^lo,docker,virbr,br-,cni", "NCCL_DEBUG=INFO"];
 
 #[test]
 fn each_generation_gets_what_it_needs() {

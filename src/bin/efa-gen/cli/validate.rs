@@ -84,8 +84,8 @@ pub struct TestArgs {
     /// Set one of Open MPI's parameters, instead of the test's own of that name (repeatable)
     #[arg(long, value_names = ["KEY", "VALUE"], num_args = 2, allow_hyphen_values = true, conflicts_with_all = ["log", "slurm"])]
     pub mca: Vec<String>,
-    /// Interfaces that Open MPI uses, by name or network, with commas; by name also NCCL's for its own messages [default: all but
-    /// lo and docker's]
+    /// Interfaces that Open MPI uses, by name or network, with commas; by name also NCCL's for its own messages [default: on
+    /// each host the one that holds the address by which the others reach it]
     #[arg(long, value_name = "CIDR|NAME", conflicts_with_all = ["log", "slurm"])]
     pub interfaces: Option<String>,
     /// mpirun, the same on every host [default: /opt/amazon/openmpi/bin/mpirun]

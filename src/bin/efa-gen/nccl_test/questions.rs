@@ -66,8 +66,8 @@ pub async fn interfaces(
         }
         Err(error) if error.class() == Class::Interrupted => return Err(error),
         Err(error) => events.note(format!(
-            "interfaces: all but lo and docker0 may be used, because it is not known by which the hosts reach each other \
-             ({}); --interfaces names them",
+            "interfaces: bridges are left out by their usual names alone, because it is not known by which interfaces the hosts reach \
+             each other ({}); --interfaces names them",
             reason(&error)
         )),
     }
