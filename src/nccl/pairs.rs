@@ -275,7 +275,7 @@ impl Matrix {
                 format!("{word}: {}", named.iter().map(told).collect::<Vec<_>>().join("; "))
             }
             Outliers::Ways => {
-                "no host stands out, but some pairs are far below others: the way between them is slow".into()
+                "no host stands out, but some pairs are far below others: the path between them is slow".into()
             }
             Outliers::Alike if self.pairs.iter().all(|pair| pair.busbw.is_none()) => {
                 let why = self.pairs.iter().find_map(|pair| pair.failure.clone()).unwrap_or_default();

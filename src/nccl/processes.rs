@@ -45,7 +45,7 @@ pub struct HostProcess {
     pub waits_in: Option<String>,
 }
 
-/// What a host said, or why it said nothing.
+/// What a host said, or why no output.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct HostProcesses {
     /// As the test names it.

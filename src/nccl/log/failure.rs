@@ -58,20 +58,20 @@ const SLOTS: &str = "give each host as many slots as it has GPUs, and start no m
 const SAME_PATH: &str = "install Open MPI at the same path on every host";
 const PATHS: &str = "check the path, and that it is the same on every host";
 const LIBRARIES: &str = "put the library's folder into LD_LIBRARY_PATH on every host (mpirun -x LD_LIBRARY_PATH)";
-const EARLIER: &str = "what the rank printed before it ended tells why";
-const TIME: &str = "look for the rank that printed nothing last, or give it more time";
+const EARLIER: &str = "read what that rank printed before it ended";
+const KILLED: &str = "look in dmesg on that host for the kernel's out-of-memory killer, and for who else sent SIGKILL";
+const TIME: &str = "find the rank that went silent first; if all still make progress, raise the time limit";
 const NCCL_NET: &str = "NCCL_NET names a plugin that was not loaded: put the folder of the plugin's libnccl-net.so into \
                         LD_LIBRARY_PATH on every host";
 
 /// Where the log has no line of NCCL's; where it has, they tell why.
-pub(crate) const AGAIN: &str = "run it again with NCCL_DEBUG=INFO: NCCL's warning before this line tells why";
+pub(crate) const AGAIN: &str = "rerun with NCCL_DEBUG=INFO: NCCL then prints the cause";
 const DRIVER: &str = "check the driver with nvidia-smi, and dmesg for Xid, on that host";
-const NOT_BUILT: &str = "NCCL or the program was not built for this GPU: build both with its architecture in NVCC_GENCODE, or take an \
-                         image that was made for this instance type";
-const GPU_MEMORY: &str =
-    "the GPU's memory is full: look with nvidia-smi which process holds it, or end at a smaller size (-e)";
+const NOT_BUILT: &str = "NCCL or the program was not built for this GPU: build both with its architecture in NVCC_GENCODE, or use an \
+                         image built for this instance type";
+const GPU_MEMORY: &str = "the GPU's memory is full: find the process with nvidia-smi, or use a smaller -e";
 const HOST_MEMORY: &str = "the host ran out of memory: give the container more, or start fewer ranks on a host";
-const SAME_NCCL: &str = "install the same NCCL on every host, and look which one LD_LIBRARY_PATH finds first";
+const SAME_NCCL: &str = "install the same NCCL on every host, and check which one LD_LIBRARY_PATH finds first";
 
 /// Most fundamental first: where one failure brings another about, it stands before it.
 pub(crate) static RUN: [Text; 105] = [
@@ -104,11 +104,14 @@ pub(crate) static RUN: [Text; 105] = [
     text("A critical communication path was lost to", GONE),
     text("does not know how to route a message to the specified daemon", DAEMON),
     text("is unable to establish a communication connection to the", DAEMON),
-    text("Open MPI failed to handshake", "keep bridges out of Open MPI's TCP: --mca btl_tcp_if_exclude lo,docker0"),
+    text(
+        "Open MPI failed to handshake",
+        "exclude bridge interfaces from Open MPI: --mca btl_tcp_if_exclude lo,docker0",
+    ),
     text("was unable to find the specified executable file", PATHS),
     text("was unable to launch the specified application", PATHS),
     text("was unable to start the specified application", PATHS),
-    text("Invalid number of GPUs", "start no more ranks on a host than it has GPUs"),
+    text("Invalid number of GPUs", "start at most one rank per GPU on each host"),
     text("Error: network ", NCCL_NET),
     // What NCCL 2.30 says instead.
     text("Failed to initialize any NET plugin", NCCL_NET),
@@ -210,6 +213,10 @@ pub(crate) static PROVIDER: [&str; 7] = [
     "Failed to initialize NET plugin Libfabric",
 ];
 
+/// Those of them that follow from whatever went wrong before.
+pub(crate) static GENERAL: [&str; 2] =
+    ["aws-ofi-nccl initialization failed", "Failed to initialize NET plugin Libfabric"];
+
 /// The plugin's word for a type that could do GPUDirect and does not.
 pub(crate) const GDR_DISABLED: &str = "GDR disabled on GDR-supported instance type";
 
@@ -255,6 +262,9 @@ fn failed_status(text: &[u8]) -> bool {
 /// What to do about a line that holds the text at this place of [`RUN`].
 pub(crate) fn to_do(at: usize, line: &[u8]) -> &'static str {
     let text = &RUN[at];
+    if text.to_do == EARLIER && ["signal 9 ", "signal 9\n", "Killed"].iter().any(|words| holds(line, words)) {
+        return KILLED;
+    }
     if text.to_do != DRIVER {
         return text.to_do;
     }
@@ -293,7 +303,7 @@ impl PluginFault {
                  and see whether huge pages are free (grep Huge /proc/meminfo)"
             }
             PluginFault::Transfer => {
-                "let the security group in and out to itself, all traffic, in both directions; then look whether the rank on the \
+                "allow all traffic to and from the security group itself, inbound and outbound; then check that the rank on the \
                  other side is still alive"
             }
             PluginFault::Start => {

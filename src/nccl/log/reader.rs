@@ -256,7 +256,6 @@ impl Reader {
             return true;
         }
         if let Some(version) = after(line, "NCCL version ") {
-            evidence.nccl_lines += 1;
             nccl_version(evidence, version);
             return true;
         }

@@ -104,6 +104,12 @@ pub struct Rank {
 }
 
 impl Rank {
+    /// Whether the plugin's own fault is known, and its word on the provider is only that it failed.
+    pub(crate) fn says_only_that_it_failed(&self) -> bool {
+        let general = |text: &String| failure::GENERAL.contains(&text.as_str());
+        self.plugin_fault.is_some() && self.provider_error.as_ref().is_some_and(general)
+    }
+
     /// `rank 3 (host a)`, or the process.
     pub fn name(&self) -> String {
         match self.rank {
@@ -347,7 +353,7 @@ impl Report {
 
 fn failures(evidence: &Evidence) -> Vec<Failure> {
     // Who has NCCL's lines need not ask for them.
-    let again = if evidence.nccl_lines > 0 { "what the ranks said before this line tells why" } else { failure::AGAIN };
+    let again = if evidence.nccl_lines > 0 { "see NCCL's warning before this line" } else { failure::AGAIN };
     let failures = evidence.failures.iter().map(|(at, (line, count))| {
         let to_do = failure::to_do(*at, line.as_bytes());
         Failure { line: line.clone(), count: *count, to_do: if to_do == failure::AGAIN { again } else { to_do } }

@@ -22,7 +22,7 @@ pub fn facts(report: &Report, verdict: &Verdict) -> Vec<(&'static str, String)> 
     let bar = verdict.bar.map_or(String::new(), |(bar, size)| format!("{bar} GB/s at {}", rounded_size(size)));
     let facts = [
         ("hosts", format!("{}: {}", report.hosts.len(), ends(&report.hosts))),
-        ("ranks", format!("{}", report.rank_count())),
+        ("ranks", ranks(report)),
         ("GPUs", count(&report.gpus)),
         ("test", report.collective.clone().unwrap_or_default()),
         ("end", end(report)),
@@ -41,10 +41,28 @@ pub fn facts(report: &Report, verdict: &Verdict) -> Vec<(&'static str, String)> 
         ("largest size", named(&report.last)),
         ("best busbw", named(&report.best)),
         ("average busbw", average),
-        ("wrong values", report.wrong_values.to_string()),
+        ("wrong values", wrong_values(report)),
         ("warnings", report.warning_count.to_string()),
     ];
     facts.into_iter().filter(|(_, value)| !value.is_empty() && value != "0: ").collect()
+}
+
+/// How many Rank lines name; of a log without any, the processes.
+fn ranks(report: &Report) -> String {
+    match (report.rank_count(), report.ranks.len()) {
+        (0, 0) => String::new(),
+        (0, processes) => format!("not in the log ({processes} processes)"),
+        (ranks, _) => ranks.to_string(),
+    }
+}
+
+/// How many, where somebody looked.
+fn wrong_values(report: &Report) -> String {
+    match report.row_count {
+        0 => String::new(),
+        rows if report.unchecked_rows == rows && report.wrong_values == 0 => "not checked".to_owned(),
+        _ => report.wrong_values.to_string(),
+    }
 }
 
 /// Bytes a host, from the least to the most, and NICs.

@@ -51,7 +51,7 @@ fn exit_codes_and_sentences() {
         let ran = run_in(folder.path(), &[&["validate"], arguments].concat());
         assert_eq!(ran.code, code, "{arguments:?}: {}{}", ran.stdout, ran.stderr);
         assert!(ran.stdout.contains(sentence), "{arguments:?}: {}", ran.stdout);
-        let inconclusive = ran.stderr.contains("INCONCLUSIVE: the log does not prove");
+        let inconclusive = ran.stderr.contains("INCONCLUSIVE: the log proves neither");
         assert_eq!(inconclusive, sentence.starts_with("INCONCLUSIVE"), "{}", ran.stderr);
         assert_eq!(ran.stderr.contains("hint: "), code == 7, "{}", ran.stderr);
     }

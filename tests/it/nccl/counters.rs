@@ -230,7 +230,7 @@ fn what_was_not_read_is_a_note_and_no_reason() {
                 host("a", &[450 * GIB]),
                 HostTraffic { host: "b".into(), nics: vec![], unread: vec!["rdmap0s6".into(), "rdmap1s6".into()] },
             ],
-            "no difference can be told for rdmap0s6, rdmap1s6 of b",
+            "no usable counters for rdmap0s6, rdmap1s6 of b",
         ),
     ] {
         let told = verdict(traffic);

@@ -323,11 +323,13 @@ fn the_first_fault_of_a_kind_is_quoted_with_who_said_it() {
         reason.contains("on rank 9 (host ip-10-0-0-1): NET/OFI Request 0x1") && !reason.contains("rank 3"),
         "{reason}"
     );
-    assert!(reason.ends_with("; 1 rank said another thing of that kind later"), "{reason}");
+    assert!(reason.ends_with("; 1 rank reported a similar error later"), "{reason}");
     // Whose peer was killed has another question first.
     let killed = "mpirun noticed that process rank 1 with PID 9990 on node 10.9.0.2 exited on signal 9 (Killed).\n";
     let (_, died) = verdict(&format!("{head}{first}{killed}"));
-    assert!(failures(&died)[0].to_do.starts_with("a process died"), "{}", failures(&died)[0].to_do);
+    assert!(failures(&died)[0].what.starts_with("mpirun noticed"), "{:#?}", died.findings);
+    assert!(failures(&died)[0].to_do.contains("out-of-memory killer"), "{:#?}", died.findings);
+    assert!(failures(&died)[1].to_do.starts_with("a process died"), "{:#?}", died.findings);
 }
 
 /// Another program's log has NCCL's lines and nothing of nccl-tests.

@@ -27,18 +27,21 @@ fn the_host_that_holds_it_up_is_named() {
     for (other, what) in [
         (
             host("10.0.0.2", &[("21", "T do_signal_stop"), ("22", "S -")]),
-            "while it hung, processes were stopped: process 21 of ip-10.0.0.2",
+            "during the hang processes were stopped: process 21 of ip-10.0.0.2",
         ),
         (
             host("10.0.0.2", &[("21", "t ptrace_stop"), ("22", "S -")]),
             "processes were stopped: process 21 of ip-10.0.0.2",
         ),
-        (host("10.0.0.2", &[("21", "S -")]), "while it hung, processes were missing: 1 of 2 were there on ip-10.0.0.2"),
+        (
+            host("10.0.0.2", &[("21", "S -")]),
+            "during the hang processes were missing: 1 of 2 were there on ip-10.0.0.2",
+        ),
         (host("10.0.0.2", &[("21", "S -"), ("22", "Z -")]), "processes were missing: 1 of 2 were there on ip-10.0.0.2"),
         (host("10.0.0.2", &[]), "processes were missing: 0 of 2 were there on ip-10.0.0.2"),
         (
             HostProcesses { no_answer: Some("No route to host".into()), ..processes::read("10.0.0.2", 2, "") },
-            "while it hung, no answer came from 10.0.0.2 (No route to host)",
+            "during the hang no answer came from 10.0.0.2 (No route to host)",
         ),
         (processes::read("10.0.0.2", 2, "garbage\n"), "no answer came from 10.0.0.2 (its answer could not be read)"),
     ] {
@@ -50,7 +53,7 @@ fn the_host_that_holds_it_up_is_named() {
     let all = verdict(vec![good.clone(), HostProcesses { address: "10.0.0.2".into(), ..good.clone() }]);
     assert!(all.findings[0].what.starts_with("it did not end in time"), "{:?}", all.findings[0]);
     let waits = verdict(vec![good, host("10.0.0.2", &[("21", "D efa_com_wait"), ("22", "S -")])]);
-    let note = "while it hung, process 21 of ip-10.0.0.2 waited in the kernel (efa_com_wait)";
+    let note = "during the hang process 21 of ip-10.0.0.2 waited in the kernel (efa_com_wait)";
     assert!(waits.notes.iter().any(|other| other == note), "{:?}", waits.notes);
 }
 

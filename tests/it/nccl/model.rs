@@ -253,7 +253,11 @@ fn what_open_mpi_5_says_of_a_failure_fails_and_tells_what_to_do() {
         assert!(first.to_do.contains(to_do), "{said}: {}", first.to_do);
     }
     let late = judge("The user-provided time limit for job execution has been reached:\n\n   Timeout: 60 seconds");
-    assert!(late.outcome == Outcome::Fail && late.findings[0].to_do.contains("more time"), "{:#?}", late.findings);
+    assert!(
+        late.outcome == Outcome::Fail && late.findings[0].to_do.contains("raise the time limit"),
+        "{:#?}",
+        late.findings
+    );
     // What says no such thing.
     for said in ["prterun: 16 processes on 2 nodes", "The daemons have been started", "#"] {
         assert_eq!(judge(said).outcome, Outcome::Pass, "{said}");

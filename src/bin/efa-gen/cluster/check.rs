@@ -67,7 +67,7 @@ pub async fn check(record: &ClusterRecord, nodes: &[Node]) -> Result<ClusterChec
         match answer? {
             Ok(facts) => all.push((node.address.clone(), facts)),
             Err(text) => {
-                let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+                let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no output");
                 wrong.push((node.address.clone(), format!("could not be asked: {}", ending(last))));
             }
         }

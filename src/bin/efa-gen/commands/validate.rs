@@ -275,10 +275,11 @@ fn print_verdict(verdict: &Verdict) -> Result<()> {
     let hint = verdict.findings.first().map_or("", |finding| &finding.to_do);
     match verdict.outcome {
         Outcome::Pass => Ok(()),
-        Outcome::Fail => Err(Error::new(Class::Check, "the NCCL verdict is FAIL").hint(hint)),
+        Outcome::Fail => {
+            Err(Error::new(Class::Check, format!("the NCCL verdict is FAIL: {}", verdict.sentence)).hint(hint))
+        }
         Outcome::Inconclusive => {
-            let message =
-                "the NCCL verdict is INCONCLUSIVE: the log does not prove that EFA was used well, nor that it was not";
+            let message = "the NCCL verdict is INCONCLUSIVE: the log proves neither that EFA worked nor that it failed";
             Err(Error::new(Class::Check, message).hint(hint))
         }
     }
@@ -304,7 +305,8 @@ fn human(run: &Report, verdict: &Verdict) -> Result<()> {
         let busbw = |timing: Option<f64>| timing.map_or("-".to_owned(), |busbw| format!("{busbw:.2}"));
         let rows = run.rows.iter().map(|row| {
             let in_place = row.in_place.as_ref().map(|timing| timing.busbw);
-            [row.size.to_string(), busbw(Some(row.out_of_place.busbw)), busbw(in_place), row.wrong().to_string()]
+            let wrong = row.out_of_place.wrong.map_or("not checked".to_owned(), |_| row.wrong().to_string());
+            [row.size.to_string(), busbw(Some(row.out_of_place.busbw)), busbw(in_place), wrong]
         });
         list::table(["size B", "busbw GB/s", "in place", "wrong"], rows)?;
     }

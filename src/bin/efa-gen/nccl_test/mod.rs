@@ -84,7 +84,7 @@ pub async fn make(spec: &TestSpec<'_>, events: &EventSink, stop: &watch::Receive
         // What was judged stands, whatever becomes of the pairs.
         Some(run) => match pairs::find(spec, run, events, stop).await {
             Err(error) if error.class() != Class::Interrupted => {
-                events.note(format!("the pairs were not tested to their end: {error}"));
+                events.note(format!("pair tests stopped early: {error}"));
                 None
             }
             found => found?,
@@ -108,9 +108,7 @@ async fn runs(spec: &TestSpec<'_>, events: &EventSink, stop: &watch::Receiver<u3
         let mut verdict = judge(&report, &expect);
         if verdict.outcome == Outcome::Fail {
             let of = spec.hosts.len();
-            verdict
-                .notes
-                .insert(0, format!("this is the fast check on 2 of {of} hosts; the judged sizes were not run"));
+            verdict.notes.insert(0, format!("this is the fast check on 2 of {of} hosts; the full test was not run"));
             return Ok(vec![TestRun { collective: run.collective, log: run.log, report, verdict }]);
         }
     }
@@ -195,7 +193,7 @@ async fn run_once(
         let message = format!("the connection to {} was lost while {program} ran", spec.executor.name());
         return Err(Error::new(Class::Io, message)
             .with_source(ending(&ended.output).into_owned())
-            .hint("the run was ended with it: start it again"));
+            .hint("the run was stopped too: start it again"));
     };
     let mut report = reader.finish(Some(status));
     if status == runner::TIMED_OUT {

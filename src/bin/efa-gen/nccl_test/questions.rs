@@ -31,7 +31,7 @@ const LOG: u64 = 1 << 30;
 fn reason(error: &Error) -> String {
     let text = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     let says = |line: &&str| line.chars().any(char::is_alphanumeric);
-    beginning(text.lines().find(says).unwrap_or("it said nothing")).into_owned()
+    beginning(text.lines().find(says).unwrap_or("no output")).into_owned()
 }
 
 /// What these hosts print when each executes the script once.

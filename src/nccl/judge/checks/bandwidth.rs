@@ -8,6 +8,10 @@ use crate::text::size;
 const SLOW_HOST: &str = "find the slow host by testing pairs of hosts; check the placement group, the number of EFAs and NCCL's \
                     environment";
 
+/// Where there is no other pair.
+const SLOW_PAIR: &str =
+    "test each of the two hosts with a third one; check the placement group, the number of EFAs and NCCL's environment";
+
 pub(crate) fn bandwidth(found: &mut Findings, report: &Report, expect: &Expect) {
     let check = Check::TooSlow;
     if let Some(bar) = expect.min_busbw {
@@ -34,8 +38,7 @@ pub(crate) fn bandwidth(found: &mut Findings, report: &Report, expect: &Expect) 
     let measured = |bar: &&&Bar| report.rows.iter().any(|row| row.size == bar.size);
     // Of several sizes the one that was measured.
     let Some(bar) = fits.iter().find(measured).or(fits.first()) else {
-        let shape = format!("{} on {} hosts with {} GPUs each", instance_type.name, run.hosts, run.gpus_per_host);
-        found.notes.push(format!("bandwidth is not judged: no bar is known for {shape}; give one with --min-busbw"));
+        found.notes.push(no_bar(&run));
         found.skip(check);
         return;
     };
@@ -51,12 +54,14 @@ pub(crate) fn bandwidth(found: &mut Findings, report: &Report, expect: &Expect) 
     if bar.hosts == 2 {
         // NVLSTree and trees halve the traffic between two: 464 GB/s on two p5en.48xlarge, 365 on four (stas00/ml-engineering).
         found.notes.push(
-            "two hosts flatter the network: a tree halves the traffic between them; four show what it carries".into(),
+            "two hosts look better than more would: a tree halves the traffic between them; test on four or more"
+                .into(),
         );
     }
     let busbw = row.worst_busbw();
     if busbw.is_nan() || busbw < bar.fail_below {
-        found.fail(check, below(busbw, bar.fail_below, bar.size, &bar.source), SLOW_HOST);
+        let to_do = if bar.hosts == 2 && run.hosts == 2 { SLOW_PAIR } else { SLOW_HOST };
+        found.fail(check, below(busbw, bar.fail_below, bar.size, &bar.source), to_do);
         return;
     }
     match &bar.free_choice {
@@ -72,6 +77,15 @@ pub(crate) fn bandwidth(found: &mut Findings, report: &Report, expect: &Expect) 
             }
         }
     }
+}
+
+/// Why a run is not judged by a bar.
+fn no_bar(run: &BarQuery) -> String {
+    if run.hosts == 0 {
+        return "bandwidth is not judged: the log does not show how many hosts took part".to_owned();
+    }
+    let shape = format!("{} on {} hosts with {} GPUs each", run.instance_type, run.hosts, run.gpus_per_host);
+    format!("bandwidth is not judged: no bar is known for {shape}; give one with --min-busbw")
 }
 
 /// The user's own bar, at the largest size.

@@ -28,7 +28,7 @@ pub(crate) fn unresponsive(found: &mut Findings, report: &Report) {
         0 => few(names.iter().map(String::as_str)),
         _ => format!("{} ranks, among them {}", ras.missing_count, few(names.iter().map(String::as_str))),
     };
-    let to_do = "look at that process and its host: it is stopped, gone, or cut off from the others";
+    let to_do = "look at that process and its host: it is stopped, dead or unreachable";
     found.fail(Check::RunFailed, format!("NCCL's RAS had no answer of {what}"), to_do);
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn processes(found: &mut Findings, report: &Report) {
         (hosts.first().and_then(|host| host.no_answer.as_ref()), hosts.iter().all(|host| host.no_answer.is_some()))
     {
         // Nothing is known of any of them; mpirun itself may be what does not work.
-        found.notes.push(format!("while it hung, no host could be asked for its processes ({why})"));
+        found.notes.push(format!("during the hang no host could be asked for its processes ({why})"));
     } else {
         of_hosts(found, hosts);
     }
@@ -50,7 +50,7 @@ pub(crate) fn processes(found: &mut Findings, report: &Report) {
     }
     if report.last_words.len() > QUOTED {
         let more = report.last_words.len() - QUOTED;
-        found.notes.push(format!("{more} more processes printed something after them"));
+        found.notes.push(format!("{more} more processes printed later"));
     }
 }
 
@@ -58,21 +58,21 @@ fn of_hosts(found: &mut Findings, hosts: &[HostProcesses]) {
     tell(
         found,
         hosts,
-        "while it hung, no answer came from",
+        "during the hang no answer came from",
         silent,
         "see whether that host is up, and whether ssh reaches it",
     );
     tell(
         found,
         hosts,
-        "while it hung, processes were missing:",
+        "during the hang processes were missing:",
         missing,
-        "a rank that has ended holds up all others: see why it did",
+        "a rank that exits blocks all others: find out why it exited",
     );
     let to_do = "see who stopped it: a debugger, a signal, or a job scheduler that suspends";
-    tell(found, hosts, "while it hung, processes were stopped:", stopped, to_do);
+    tell(found, hosts, "during the hang processes were stopped:", stopped, to_do);
     if let (Some(first), true) = (hosts.iter().find_map(waiting), hosts.iter().all(|host| host.no_answer.is_none())) {
-        found.notes.push(format!("while it hung, {first}"));
+        found.notes.push(format!("during the hang {first}"));
     }
 }
 

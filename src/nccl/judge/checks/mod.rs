@@ -10,7 +10,7 @@ mod traffic;
 
 use self::bandwidth::bandwidth;
 use self::network::{channels, gdr, network, nics, provider};
-use self::run::{complete, hosts, run, values, versions};
+use self::run::{complete, hosts, last_warnings, run, values, versions};
 use self::traffic::traffic;
 use super::verdict::{Check, Expect, Findings};
 use crate::nccl::log::report::Report;
@@ -22,7 +22,7 @@ pub(crate) fn all(found: &mut Findings, report: &Report, expect: &Expect) {
     hosts(found, report, expect);
     if report.json {
         let what = "nccl-tests' JSON holds no word about the network: providers, channels and most ranks are not in it";
-        found.miss(Check::WrongProvider, what, "judge the text output of a run with NCCL_DEBUG=INFO");
+        found.miss(Check::WrongProvider, what, "use the text log of a run with NCCL_DEBUG=INFO");
         [Check::SocketFallback, Check::GdrLost, Check::FewNics].into_iter().for_each(|check| found.skip(check));
     } else {
         provider(found, report);
@@ -34,4 +34,5 @@ pub(crate) fn all(found: &mut Findings, report: &Report, expect: &Expect) {
     traffic(found, report);
     bandwidth(found, report, expect);
     versions(found, report);
+    last_warnings(found, report);
 }

@@ -13,6 +13,9 @@ use crate::version;
 /// Begins the finding of a plugin that is not there.
 pub(crate) const NOT_FOUND: &str = "NCCL did not find the plugin";
 
+const CHOSEN: &str =
+    "the plugin was loaded, and NCCL chose another network: unset NCCL_NET, also in /etc/nccl.conf and ~/.nccl.conf";
+
 /// NCCL tells its network from this version on (`Using network ...`).
 const TELLS_NETWORK: &str = "2.6.4";
 
@@ -22,7 +25,8 @@ pub(crate) fn provider(found: &mut Findings, report: &Report) {
         let ranks = who(report, |rank| rank.providers.contains(&wrong.name));
         found.fail(check, format!("libfabric provider {} instead of {PROVIDER} on {ranks}", wrong.name), DEVICE);
     }
-    let without = |rank: &&Rank| rank.providers.is_empty() && rank.provider_error.is_some();
+    let without =
+        |rank: &&Rank| rank.providers.is_empty() && rank.provider_error.is_some() && !rank.says_only_that_it_failed();
     if let Some(first) = report.ranks.iter().find(without) {
         let ranks = who(report, |rank| without(&rank));
         let text = first.provider_error.as_deref().unwrap_or_default();
@@ -62,6 +66,8 @@ pub(crate) fn network(found: &mut Findings, report: &Report) {
         let (why, to_do) = match (missing, failed) {
             (true, _) => (": NCCL did not find the plugin", LIBRARY_PATH),
             (false, true) => (": the plugin failed, and NCCL went on without it", DEVICE),
+            // It was loaded, and something else was chosen.
+            (false, false) if !report.plugin_path.is_empty() => ("", CHOSEN),
             (false, false) => ("", LIBRARY_PATH),
         };
         found.fail(check, format!("NCCL uses network {} instead of the plugin on {ranks}{why}", wrong.name), to_do);

@@ -20,7 +20,7 @@ pub(crate) fn run(found: &mut Findings, report: &Report) {
     hang::unresponsive(found, report);
     hang::processes(found, report);
     if report.exit_status == Some(124) {
-        let to_do = "look for the rank that printed nothing last, or give it more time";
+        let to_do = "find the rank that went silent first; if all still make progress, raise the time limit";
         found.fail(check, "it did not end in time (exit status 124)", to_do);
     }
     // What brought the failures about, where the ranks have told it before.
@@ -35,19 +35,29 @@ pub(crate) fn run(found: &mut Findings, report: &Report) {
             found.fail(check, format!("the plugin found no provider on {}: {text}", who(report, failed)), DEVICE);
         }
     }
-    plugin_faults(found, report);
+    let nowhere = !report.ranks.is_empty() && report.ranks.iter().all(|rank| rank.plugin_missing);
+    if report.preamble.is_some() && report.row_count == 0 && report.failures.is_empty() && nowhere {
+        found.fail(check, format!("{NOT_FOUND} on {}", who(report, |rank| rank.plugin_missing)), LIBRARY_PATH);
+    }
+    // Where a process died, the others only lost it.
+    let died = report.failures.iter().any(|failure| DEATHS.iter().any(|words| failure.line.contains(words)));
+    if !died {
+        plugin_faults(found, report, died);
+    }
     for failure in &report.failures {
         let again = if failure.count > 1 { format!(" ({} times)", failure.count) } else { String::new() };
         found.fail(check, format!("{}{again}", failure.line), failure.to_do);
+    }
+    if died {
+        plugin_faults(found, report, died);
     }
     if report.exit_status.is_none() {
         found.notes.push("the exit status is not known (--exit-status)".into());
     }
     // After the texts, which say more.
     if let Some(status) = report.exit_status.filter(|status| ![0, 124].contains(status)) {
-        found.fail(check, format!("exit status {status}"), "what the ranks printed last tells why");
+        found.fail(check, format!("exit status {status}"), "read what the ranks printed last");
     }
-    last_warnings(found, report);
 }
 
 /// Failures that a missing plugin may have brought about.
@@ -58,13 +68,16 @@ const CAUSED_BY_THE_PLUGIN: [&str; 4] =
 const DEATHS: [&str; 5] = ["signal", "Signal", "Killed", "OOM", "oom"];
 
 /// Where one did, the others lose their connections.
-const PEER: &str = "a process died, which the lines below name: look why; where none did before, let the security group in and out to itself";
+const PEER: &str =
+    "a process died (see the other lines): find out why; check the security group only if it died after this error";
 
 /// What the plugin warned of: a fault of each kind, by the first that says it.
-fn plugin_faults(found: &mut Findings, report: &Report) {
+fn plugin_faults(found: &mut Findings, report: &Report, died: bool) {
     for kind in PluginFault::ALL {
-        // A rank without a provider has said more.
-        let told = |rank: &Rank| kind == PluginFault::Start && rank.provider_error.is_some();
+        // A rank without a provider has said more, unless it only said that something had failed.
+        let told = |rank: &Rank| {
+            kind == PluginFault::Start && rank.provider_error.is_some() && !rank.says_only_that_it_failed()
+        };
         let has = |rank: &Rank| rank.plugin_fault.as_ref().is_some_and(|warning| warning.kind == kind) && !told(rank);
         let faults = report.ranks.iter().filter(|rank| has(rank)).filter_map(|rank| rank.plugin_fault.as_ref());
         let (first, count) = (faults.clone().min_by_key(|warning| warning.line), faults.count());
@@ -73,22 +86,23 @@ fn plugin_faults(found: &mut Findings, report: &Report) {
             |rank: &Rank| has(rank) && rank.plugin_fault.as_ref().is_some_and(|warning| warning.text == first.text);
         let others = match count - report.ranks.iter().filter(|rank| same(rank)).count() {
             0 => String::new(),
-            more => format!("; {} said another thing of that kind later", several(more as u64, "rank", "ranks")),
+            more => format!("; {} reported a similar error later", several(more as u64, "rank", "ranks")),
         };
         let what = format!("the plugin failed on {}: {}{others}", who(report, same), first.text);
-        let died = report.failures.iter().any(|failure| DEATHS.iter().any(|words| failure.line.contains(words)));
         let to_do = if kind == PluginFault::Transfer && died { PEER } else { kind.to_do() };
         found.fail(Check::RunFailed, what, to_do);
     }
 }
 
 /// Quotes each process's last warning, once a text, unless a finding has it already. Until a run is whole it may be the reason.
-fn last_warnings(found: &mut Findings, report: &Report) {
+pub(crate) fn last_warnings(found: &mut Findings, report: &Report) {
     let mut texts: Vec<&str> = Vec::new();
     for rank in report.ranks.iter().filter(|rank| !rank.last_warning.is_empty()) {
         let text = rank.last_warning.as_str();
-        let told = found.findings.iter().any(|finding| finding.what.contains(text));
-        if !told && !texts.contains(&text) && texts.len() < QUOTED {
+        let same =
+            |other: &str| without_pointers(other).contains(&without_pointers(text.trim_start_matches("NET/OFI ")));
+        let told = found.findings.iter().any(|finding| same(&finding.what)) || texts.iter().any(|other| same(other));
+        if !told && texts.len() < QUOTED {
             texts.push(text);
         }
     }
@@ -98,9 +112,20 @@ fn last_warnings(found: &mut Findings, report: &Report) {
         if report.end == End::Complete || failure::is_optional(text.as_bytes()) {
             found.notes.push(what);
         } else {
-            found.miss(Check::RunFailed, what, "look in the log for what the rank said around this warning");
+            found.miss(Check::RunFailed, what, "read the log around this warning");
         }
     }
+}
+
+/// A text with every address of memory the same.
+fn without_pointers(text: &str) -> String {
+    let mut pieces = text.split("0x");
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        plain.push_str("0x");
+        plain.push_str(piece.trim_start_matches(|c: char| c.is_ascii_hexdigit()));
+    }
+    plain
 }
 
 /// Distinct last warnings that are quoted.
@@ -122,7 +147,7 @@ pub(crate) fn complete(found: &mut Findings, report: &Report, expect: &Expect) {
             "{} lines look like NCCL's or nccl-tests' and could not be read, the first: {}",
             report.unread_lines, report.first_unread
         );
-        found.miss(check, what, "take off what another program has put around each line, or has written over it");
+        found.miss(check, what, "strip what another program adds to each line (timestamps, prefixes), then try again");
     }
     if report.end == End::Excerpt {
         excerpt(found, report);
@@ -141,7 +166,12 @@ pub(crate) fn complete(found: &mut Findings, report: &Report, expect: &Expect) {
         ));
     }
     let Some(last) = &report.last else {
-        found.fail(check, "no size was measured", "what the ranks printed last tells why");
+        // Another program's run failed: nothing of nccl-tests was to be measured.
+        if report.nccl_lines > 0 && report.preamble.is_none() && report.rank_count() == 0 && !report.failures.is_empty()
+        {
+            return;
+        }
+        found.fail(check, "no size was measured", "read what the ranks printed last");
         return;
     };
     let wanted = expect.last_size.filter(|_| report.reduced_to.is_none()).or(sizes.map(|(_, size)| size));
@@ -169,9 +199,9 @@ fn excerpt(found: &mut Findings, report: &Report) {
     let what = if report.row_count == 0 {
         "the log holds no result of nccl-tests"
     } else if report.unsigned_preamble {
-        "the log's lines have lost their `#`, and perhaps more than that"
+        "the log has lost its leading `#`, and maybe more"
     } else {
-        "the log is an excerpt: its beginning, which says what was to be measured, is missing"
+        "the log is an excerpt: its start (from `# nThread`) is missing"
     };
     found.miss(check, what, WHOLE);
 }
@@ -234,7 +264,7 @@ pub(crate) fn values(found: &mut Findings, report: &Report) {
     let unchecked = report.unchecked_rows.max(if all_in_place { 0 } else { report.unchecked_in_place });
     if unchecked > 0 {
         let what = format!("nobody checked the values of {unchecked} of {} rows", report.row_count);
-        found.miss(check, what, "run it with -c 1");
+        found.miss(check, what, "rerun with -c 1");
     }
 }
 
@@ -244,7 +274,7 @@ pub(crate) fn hosts(found: &mut Findings, report: &Report, expect: &Expect) {
     let count = report.hosts.len() as u64;
     if report.json || count == 0 {
         let to_do = if report.json { "judge the text output" } else { WHOLE };
-        found.miss(check, "which hosts took part is not in the log", to_do);
+        found.miss(check, "the log does not show which hosts took part", to_do);
         return;
     }
     if training(report).is_some() {
@@ -274,7 +304,7 @@ pub(crate) fn hosts(found: &mut Findings, report: &Report, expect: &Expect) {
     if incomplete {
         // The other hosts may be in the lines that are missing.
     } else if count == 1 && expect.hosts > 1 {
-        let what = format!("only one host took part ({names}): its GPUs reach each other without a network");
+        let what = format!("only one host took part ({names}): the network between hosts was not tested");
         found.fail(check, what, "start the ranks on two hosts or more (a hostfile with slots)");
     } else if count < expect.hosts {
         let what = format!("{count} hosts took part ({names}), {} were asked for", expect.hosts);

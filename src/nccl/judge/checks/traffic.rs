@@ -30,7 +30,7 @@ pub(crate) fn traffic(found: &mut Findings, report: &Report) {
                 few(of.iter().map(String::as_str)),
                 rounded_size(least)
             );
-            let to_do = "the data went another way, or the driver does not count: compare tx_bytes below \
+            let to_do = "traffic bypassed EFA, or the counters do not work: compare tx_bytes below \
                          /sys/class/infiniband on that host before and after a run";
             found.fail(Check::SocketFallback, what, to_do);
             return;
@@ -69,7 +69,7 @@ fn unread(found: &mut Findings, report: &Report, hosts: &[HostTraffic]) {
     let lost: Vec<String> = hosts.iter().filter(|host| !host.unread.is_empty()).map(lost).collect();
     if !lost.is_empty() {
         let names = few(lost.iter().map(String::as_str));
-        found.notes.push(format!("EFA's counters: no difference can be told for {names}: missing, or reset meanwhile"));
+        found.notes.push(format!("EFA's counters: no usable counters for {names}: missing, or reset during the run"));
     }
 }
 
@@ -99,8 +99,7 @@ fn balance(found: &mut Findings, hosts: &[&HostTraffic]) {
     });
     let uneven: Vec<String> = uneven.collect();
     if !uneven.is_empty() {
-        let to_do =
-            "compare the pace of this NIC with that of the others on that host (pairs of hosts tell a slow one)";
+        let to_do = "compare this NIC's throughput with the others on that host";
         found.warn(Check::FewNics, few(uneven.iter().map(String::as_str)), to_do);
     }
 }
@@ -122,7 +121,7 @@ fn events(found: &mut Findings, hosts: &[&HostTraffic]) {
             (again > packets / RETRANSMITTED)
                 .then(|| format!("host {} sent {again} of {packets} packets again", host.host))
         },
-        "packets are lost on the way: test pairs of hosts to find out which way it is",
+        "the fabric drops packets: test pairs of hosts to find the bad path",
     );
     tell(
         &|host| {
