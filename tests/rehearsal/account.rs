@@ -161,7 +161,8 @@ impl Account {
     /// From now on this user's efa-gen may do what a policy allows, and nothing else; what was judged before is forgotten.
     pub fn limit(&mut self, policy: &Value) {
         // Twenty letters and digits, and nobody else's.
-        let key = format!("AKIA{:016}", std::process::id());
+        let place = REGIONS.iter().position(|region| *region == self.region).unwrap_or(REGIONS.len());
+        let key = format!("AKIA{:012}{place:04}", std::process::id());
         steer("policy", &[&format!("key={key}"), &format!("policy={policy}")]);
         self.key = Some(key);
     }

@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::process::Command;
+use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
 use crate::account::Account;
-use crate::machine::{Ran, assert_same, ran, steer, text};
+use crate::machine::{Ran, assert_same, ran, steer, text, wait_for};
 use crate::published::WAYS;
 use crate::sample::share;
 
@@ -194,6 +195,10 @@ fn what_is_not_of_a_run_is_out_of_reach() {
     let group = text(&account.call("create_security_group", &group)["GroupId"]);
     account.call("create_placement_group", &json!({"GroupName": "theirs", "Strategy": "cluster"}));
     let address = text(&account.call("allocate_address", &json!({}))["AllocationId"]);
+    wait_for("it runs", 60, || {
+        let found = account.call("describe_instances", &json!({"InstanceIds": [instance]}));
+        (found["Reservations"][0]["Instances"][0]["State"]["Name"] == "running").then_some(())
+    });
     let before = account.things();
     let tags = json!([{"Key": "efa-gen:run", "Value": "20260101-000000-0000"}]);
     let specifications = json!([{"ResourceType": "instance", "Tags": tags}]);
@@ -270,40 +275,51 @@ fn asked_for(account: &mut Account) -> Vec<Lack> {
     launch.chain(sweep).collect()
 }
 
+/// Nothing is left by the command that lacks it, or it is said how that is removed, and so it is.
+fn says_what_it_lacks(account: &mut Account, Lack { of, action }: &Lack, before: &[String]) {
+    account.unlimit();
+    if *of == "sweep" {
+        account.pair().good();
+    }
+    account.limit(&without(&policy(&[of]), action));
+    let mut said = match *of {
+        "sweep" => account.sweep(&account.runs().pop().expect("a run")),
+        _ => account.pair(),
+    };
+    if *of == "launch" && said.code == 0 {
+        // Only the removal needs it; or it is asked for advice alone, and there is a note.
+        let removed = account.rm();
+        said = Ran { code: removed.code, text: said.text + &removed.text };
+    }
+    lacks(&said, action);
+    account.unlimit();
+    if let Some(run) = account.runs().first() {
+        let hints = ["efa-gen sweep", "still there", "lacks this permission"];
+        assert!(hints.iter().any(|words| said.text.contains(words)), "{run} is left:\n{}", said.text);
+        account.sweep(run).good();
+    }
+    assert_same(before, &account.things());
+}
+
 #[test]
 #[ignore = "needs root and the rehearsal cloud: tests/rehearsal/run"]
 fn what_lacks_an_action_says_which_and_what_is_left() {
-    let mut account = Account::new();
-    account.light_image();
-    let before = account.things();
-    for lack in share(asked_for(&mut account)) {
-        account.unlimit();
-        if lack.of == "sweep" {
-            account.pair().good();
-        }
-        account.limit(&without(&policy(&[lack.of]), &lack.action));
-        let mut said = match lack.of {
-            "sweep" => account.sweep(&account.runs().pop().expect("a run")),
-            _ => account.pair(),
-        };
-        if lack.of == "launch" && said.code == 0 {
-            // Only the removal needs it; or it is asked for advice alone, and there is a note.
-            let removed = account.rm();
-            said = Ran { code: removed.code, text: said.text + &removed.text };
-        }
-        lacks(&said, &lack.action);
-        account.unlimit();
-        let runs = account.runs();
-        match runs.first() {
-            Some(run) => {
-                let named = ["efa-gen sweep", "still there", "lacks this permission"];
-                assert!(named.iter().any(|words| said.text.contains(words)), "{run} is left:\n{}", said.text);
-                account.sweep(run).good();
-            }
-            None => assert_same(&before, &account.things()),
-        }
-        assert_same(&before, &account.things());
+    let mut accounts = Account::for_clusters::<3>();
+    for account in &accounts {
+        account.light_image();
     }
+    let lacks = Mutex::new(share(asked_for(&mut accounts[0])).into_iter());
+    let next = || lacks.lock().ok()?.next();
+    std::thread::scope(|scope| {
+        for account in &mut accounts {
+            scope.spawn(|| {
+                let before = account.things();
+                while let Some(lack) = next() {
+                    says_what_it_lacks(account, &lack, &before);
+                }
+            });
+        }
+    });
 }
 
 /// The dearest of them: all but the image is made.
