@@ -7,7 +7,6 @@ import base64
 import re
 import urllib.parse
 import urllib.request
-from typing import Any
 from unittest import mock
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
