@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::image::image_before;
 use crate::machine::{
     Guest, Ran, SCRIPT, assert_same, base_image, beside, cloud, exclusive, on_network, once, ran, rendered, resources,
-    steer, text, try_call, wait_for,
+    steer, text, try_call, try_call_as, wait_for,
 };
 
 /// The account in one region, and the files of one user.
@@ -20,6 +20,8 @@ pub struct Account {
     /// The region.
     pub region: &'static str,
     folder: PathBuf,
+    /// The access key of a user who may not do everything.
+    key: Option<String>,
     /// Held while a test has the region to itself.
     taken: Option<File>,
 }
@@ -118,7 +120,7 @@ impl Account {
         // Each test is a process of its own, and has files of its own.
         let folder = cloud().join(format!("accounts-{}", std::process::id())).join(region);
         fs::create_dir_all(folder.join("home")).expect("a folder can be made");
-        Account { region, folder, taken }
+        Account { region, folder, key: None, taken }
     }
 
     /// A file of this test.
@@ -130,7 +132,7 @@ impl Account {
     pub fn efa_gen(&self, arguments: &[impl AsRef<str>]) -> Command {
         let mut line = vec![env!("CARGO_BIN_EXE_efa-gen")];
         line.extend(arguments.iter().map(AsRef::as_ref));
-        self.at_home(on_network(&line))
+        self.at_home(&line)
     }
 
     /// efa-gen as this user, its calls through calls.py with these options. Their record begins anew.
@@ -142,14 +144,43 @@ impl Account {
         line.extend(options);
         line.extend(["--", env!("CARGO_BIN_EXE_efa-gen")]);
         line.extend(arguments.iter().map(AsRef::as_ref));
-        self.at_home(on_network(&line))
+        self.at_home(&line)
     }
 
-    fn at_home(&self, mut command: Command) -> Command {
+    fn at_home(&self, line: &[&str]) -> Command {
+        // What leads onto the network sets the key that may do everything.
+        let key = self.key.as_ref().map(|key| format!("AWS_ACCESS_KEY_ID={key}"));
+        let before = key.iter().flat_map(|key| ["env", key]);
+        let mut command = on_network(&before.chain(line.iter().copied()).collect::<Vec<&str>>());
         for (name, folder) in [("XDG_STATE_HOME", "state"), ("XDG_CACHE_HOME", "cache"), ("HOME", "home")] {
             command.env(name, self.file(folder));
         }
         command
+    }
+
+    /// From now on this user's efa-gen may do what a policy allows, and nothing else; what was judged before is forgotten.
+    pub fn limit(&mut self, policy: &Value) {
+        // Twenty letters and digits, and nobody else's.
+        let place = REGIONS.iter().position(|region| *region == self.region).unwrap_or(REGIONS.len());
+        let key = format!("AKIA{:012}{place:04}", std::process::id());
+        steer("policy", &[&format!("key={key}"), &format!("policy={policy}")]);
+        self.key = Some(key);
+    }
+
+    /// From now on this user's efa-gen may do everything.
+    pub fn unlimit(&mut self) {
+        self.key = None;
+    }
+
+    /// What the user's policy was asked since it was given: call, request, and whether it is allowed.
+    pub fn judged(&self) -> Vec<Value> {
+        let key = self.key.as_ref().expect("a limited user");
+        serde_json::from_str(&steer("judged", &[&format!("key={key}")])).expect("JSON")
+    }
+
+    /// One call of EC2 by the limited user; the answer, or the error code and message.
+    pub fn try_as_user(&self, call: &str, arguments: &Value) -> Result<Value, String> {
+        try_call_as(self.key.as_ref().expect("a limited user"), "ec2", self.region, call, arguments)
     }
 
     /// A build of Debian 12 with the stand-in artifacts in this region.

@@ -25,7 +25,8 @@ impl Account {
         self.through(options, &line)
     }
 
-    fn bare_image(&self) -> String {
+    /// An image of this region that efa-gen has not made.
+    pub fn bare_image(&self) -> String {
         self.copied("rehearsal-bare", &base_image())
     }
 

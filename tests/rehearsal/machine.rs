@@ -116,6 +116,11 @@ pub fn try_call(service: &str, region: &str, call: &str, arguments: &Value) -> R
     ask(&json!({"do": "call", "service": service, "region": region, "call": call, "arguments": arguments}))
 }
 
+/// The same as the caller with this access key.
+pub fn try_call_as(key: &str, service: &str, region: &str, call: &str, arguments: &Value) -> Result<Value, String> {
+    ask(&json!({"do": "call", "service": service, "region": region, "key": key, "call": call, "arguments": arguments}))
+}
+
 /// One EC2 call in us-east-1.
 pub fn try_ec2(call: &str, arguments: &Value) -> Result<Value, String> {
     try_call("ec2", "us-east-1", call, arguments)

@@ -29,6 +29,7 @@ mod faults;
 mod image;
 mod machine;
 mod packer;
+mod permissions;
 mod published;
 mod script;
 mod slurm;

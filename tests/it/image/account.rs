@@ -256,6 +256,21 @@ fn a_group_in_use_is_tried_again() {
     assert_eq!(stub.calls("DeleteSecurityGroup").len(), 3);
 }
 
+/// An instance that may not be ended lets go of nothing: nobody waits for that.
+#[test]
+fn what_a_lasting_instance_uses_is_not_waited_for() {
+    let account = Account::new(["i-1", "sg-1"].map(|id| Entry::new(id, RUN, OLD)));
+    let stub = odd(&account, |action, _| match action {
+        "TerminateInstances" => Some(refuse("UnauthorizedOperation", "You are not authorized.")),
+        "DeleteSecurityGroup" => Some(refuse("DependencyViolation", "resource sg-1 has a dependent object")),
+        _ => None,
+    });
+    let words = ["instance i-1 in us-east-1 is still there: TerminateInstances", "security group sg-1 in us-east-1"];
+    assert_ran(&run(&stub, &["sweep", "--yes"]), 10, &words);
+    let tries = stub.calls("DeleteSecurityGroup").len();
+    assert!((1..=4).contains(&tries), "once at each look: {tries}");
+}
+
 #[test]
 fn what_is_refused_is_told_at_the_end_and_the_rest_goes() {
     let account = Account::new(leftovers());

@@ -4,7 +4,7 @@ One connection, one request and one answer, each a line of JSON. The answer is {
 AWS refuses is told as "CODE: message". The requests:
 
   {"do": "call", "service": "ec2", "region": R, "call": NAME, "arguments": {...}}   a call by its boto3 name; bytes are
-                                     {"base64": TEXT}
+                                     {"base64": TEXT}; with "key" it is made by the caller with this access key
   {"do": "list", "region": R}        every resource of the account there, a line each, by which tests see that an
                                      account is as it was before; an instance that is terminated is gone
   {"do": "steer", "verb": V, "values": {...}}   what no call of AWS does; the table in daemon.py has the verbs
@@ -39,25 +39,25 @@ LISTS: tuple[tuple[str, dict[str, Any], str, str, tuple[str, ...]], ...] = (
 
 
 class Calls:
-    """The cloud's API as its own client, with one boto3 client for each service and region."""
+    """The cloud's API as its own client, with one boto3 client for each service, region and caller."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
-        self.clients: dict[tuple[str, str], Any] = {}
+        self.clients: dict[tuple[str, str, str], Any] = {}
         self.lock = threading.Lock()
 
-    def client(self, service: str, region: str) -> Any:
+    def client(self, service: str, region: str, key: str = "rehearsal") -> Any:
         with self.lock:
-            known = (service, region)
+            known = (service, region, key)
             if known not in self.clients:
                 self.clients[known] = boto3.client(
                     service, region_name=region, endpoint_url=self.endpoint,
-                    aws_access_key_id="rehearsal", aws_secret_access_key="rehearsal",
+                    aws_access_key_id=key, aws_secret_access_key="rehearsal",
                 )
             return self.clients[known]
 
-    def call(self, service: str, region: str, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        answer = getattr(self.client(service, region), call)(**arguments)
+    def call(self, service: str, region: str, key: str, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        answer = getattr(self.client(service, region, key), call)(**arguments)
         answer.pop("ResponseMetadata", None)
         return answer
 
@@ -115,7 +115,7 @@ class Server(socketserver.ThreadingUnixStreamServer):
     def answer(self, request: dict[str, Any]) -> object:
         match request:
             case {"do": "call", "service": service, "region": region, "call": call, "arguments": arguments}:
-                return self.calls.call(service, region, call, arguments)
+                return self.calls.call(service, region, request.get("key", "rehearsal"), call, arguments)
             case {"do": "list", "region": region}:
                 return sorted(self.calls.resources(region))
             case {"do": "steer", "verb": verb, "values": values} if verb in self.steer:

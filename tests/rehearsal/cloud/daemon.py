@@ -18,6 +18,7 @@ from cloud.ec2 import api
 from cloud.guest import hosts
 from cloud.guest.guests import Guests
 from cloud.guest.machines import Machines
+from cloud.iam.callers import judged_by
 from cloud.net import names, network
 from cloud.net.sites import Sites
 
@@ -54,6 +55,9 @@ def main() -> None:
         "room": lambda place, type, count: api.set_room(place, type, count),
         "reservation": lambda type, **said: api.reserve(kind=type, **said),
         "quota": api.set_quota,
+        "policy": api.limit,
+        "judged": api.record,
+        "judge": judged_by,
     }
     secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     secure.load_cert_chain(os.path.join(folder, "tls.crt"), os.path.join(folder, "tls.key"))

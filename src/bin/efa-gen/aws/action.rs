@@ -98,7 +98,8 @@ pub const ACTIONS: [ApiAction; 44] = [
     ec2("AssociateAddress", &[Gate, Launch], Limit::Changes),
     ec2("AuthorizeSecurityGroupEgress", &[Build, Gate, Launch], Limit::Changes),
     ec2("AuthorizeSecurityGroupIngress", &[Build, Gate, Launch, Packer], Limit::Changes),
-    ec2("CopyImage", &[Publish], Limit::MakesOf { made: IMAGE, of_run: true, uses: &[] }),
+    // A copy is asked about its source as well, of which no tag can be asked (AWS Service Authorization Reference).
+    ec2("CopyImage", &[Publish], Limit::MakesOf { made: IMAGE, of_run: false, uses: &["image"] }),
     ec2("CreateImage", &[Build, Packer], Limit::MakesOf { made: IMAGE, of_run: true, uses: &[] }),
     ec2("CreatePlacementGroup", &[Gate, Launch], Limit::Makes(&["placement-group"])),
     ec2("CreateSecurityGroup", &[Build, Gate, Launch, Packer],

@@ -47,6 +47,10 @@ fn notes(uses: &[Use]) -> Vec<&'static str> {
             any(&[Use::Build, Use::Publish, Use::Gate, Use::Launch, Use::Packer]),
             "the kms statements are for encryption with a key of your own: name that key in them, and this role in the key's policy",
         ),
+        (
+            any(&[Use::Publish]),
+            "ec2:CopyImage takes any image as its source, for AWS can't limit that by a tag: its copy can be shared",
+        ),
         (any(&[Use::Publish]), "ssm:PutParameter is for any parameter: name the one of --ssm-parameter"),
         (
             any(&[Use::Build, Use::Gate, Use::Launch, Use::Packer]) && !uses.contains(&Use::SessionManager),

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use efa_gen::error::{Class, Error, Result};
 use tokio::sync::{Mutex, watch};
@@ -325,7 +326,9 @@ impl RegionCleanup<'_> {
         let (instances, rest): (Vec<&Resource>, Vec<&Resource>) =
             found.left.iter().partition(|resource| resource.kind == ResourceKind::Instance);
         self.terminate(&instances).await;
-        let patience = Instant::now() + timeouts::RELEASED;
+        // An instance that may not be ended lets go of nothing, however long one waits.
+        let held = instances.iter().any(|resource| self.is_denied(resource));
+        let patience = Instant::now() + if held { Duration::ZERO } else { timeouts::RELEASED };
         // A volume goes with its instance, which a listing shows late; only one that stays behind is removed by a call, which not
         // every policy allows.
         let detached = |resource: &&Resource| resource.kind != ResourceKind::Volume || resource.state != "in-use";

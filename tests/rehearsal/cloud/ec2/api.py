@@ -22,24 +22,29 @@ what is not named below; where it would answer with a page of HTML, this answers
     capacity reservations and blocks                      user guide, "Capacity Blocks for ML"; list of error codes;
                                                           public reports of refusals
     images that fail, room, reservations, quotas          ours, by what steers
+    who may do what                                       ours: the policy judge (cloud/iam); access.py has the rules
     the AMIs and SSM parameters                           amis.json: names and owners as published, ids invented; the
                                                           same ids in every region, which AWS does not do
 
 Owns the patching of moto and the way of a request. Each action is in the module of its kind: launch, instance_actions,
-image_actions, groups, addresses, capacity. It must not know how machines are made: `install` takes an object that makes
-them.
+image_actions, groups, addresses, capacity; what it asks of its caller's policy is in access. It must not know how
+machines are made: `install` takes an object that makes them.
 """
 
+import base64
+import json
 import sys
 import traceback
 from typing import Any
 from uuid import uuid4
 
 from botocore.model import OperationNotFoundError
+from moto.core.authorization import ActionAuthenticatorMixin
 from moto.core.common_types import TYPE_RESPONSE
+from moto.core.exceptions import AccessDeniedError, JsonRESTError
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.core.request import Request
-from moto.core.responses import ActionResult
+from moto.core.responses import ActionResult, BaseResponse
 from moto.core.utils import camelcase_to_underscores, utcnow
 from moto.ec2 import urls
 from moto.ec2.exceptions import DryRunClientError, EC2ClientError
@@ -50,6 +55,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.servicequotas.models import ServiceQuotasBackend
 from moto.ssm.models import Parameter, ParameterDict
 
+from cloud.ec2 import access
 from cloud.ec2.addresses import Addresses
 from cloud.ec2.capacity import Capacity
 from cloud.ec2.core import Cloud, Machines, refusal
@@ -58,9 +64,12 @@ from cloud.ec2.image_actions import Images
 from cloud.ec2.images import images_with_root, light_image_of, load_catalogue, newest_by_parameter
 from cloud.ec2.launch import Launches
 from cloud.ec2.networks import extend_interfaces
+from cloud.iam.callers import arn, sentence
+from cloud.iam.judge import judge
 
 __all__ = [
-    "app", "fail_image", "images_with_root", "install", "light_image", "put_file", "reserve", "set_quota", "set_room",
+    "app", "fail_image", "images_with_root", "install", "light_image", "limit", "put_file", "record", "reserve",
+    "set_quota", "set_room",
 ]
 
 # vCPUs and addresses. The codes and names are AWS's, also the five addresses; the vCPUs on demand are enough for 256
@@ -78,10 +87,32 @@ QUOTAS = {
 SERVER_ERRORS = {"InsufficientInstanceCapacity": 500}
 
 
-def authorize(caller: str, action: str, parameters: dict[str, Any]) -> None:
-    """The place for IAM: every call of EC2 comes here before it takes effect or a dry run is answered, with the access
-    key of its caller. What the caller's policies do not allow will be refused here, with UnauthorizedOperation; for now
-    everything is allowed. The calls of other services do not come here."""
+def authorize(api: "RehearsalEc2") -> None:
+    """Every call of EC2 comes here before it takes effect or a dry run is answered."""
+    callers, key = api.cloud.callers, api.access_key
+    if not callers.is_limited(key):
+        return
+    denied = callers.denied(key, api._get_action(), bool(api._get_param("DryRun")), access.requests_of(api, judge()))
+    if denied:
+        encoded = base64.b64encode(json.dumps({"allowed": False, "asked": denied}).encode()).decode()
+        raise refusal(
+            "UnauthorizedOperation",
+            f"You are not authorized to perform this operation. {sentence(key, denied)}. Encoded authorization failure"
+            f" message: {encoded}",
+        )
+
+
+def _authorize_other(api: BaseResponse, resource: str = "*") -> None:
+    """The same for other services, which word it in their own forms."""
+    callers, key = RehearsalEc2.cloud.callers, api.access_key
+    if isinstance(api, RehearsalEc2) or not callers.is_limited(key):
+        return
+    asked = access.requests_of_other(api, judge())
+    denied = callers.denied(key, api._get_action(), False, asked)
+    if denied and api.service_name == "iam":
+        raise AccessDeniedError(arn(key), f"{denied['action']} on resource: {denied['resource']}")
+    if denied:
+        raise JsonRESTError("AccessDeniedException", sentence(key, denied))
 
 
 class RehearsalEc2(Launches, Addresses, Images, PlacementGroups, SecurityGroupRules, KeyPairIds):
@@ -102,7 +133,7 @@ class RehearsalEc2(Launches, Addresses, Images, PlacementGroups, SecurityGroupRu
                 self.cloud.settle()
                 print("call", self._get_action() + ("?dry" if self._get_param("DryRun") else ""), flush=True)
                 try:
-                    authorize(self.access_key, self._get_action(), self.params)
+                    authorize(self)
                 except EC2ClientError as error:
                     return self._refuse(error, 403)
                 self._dry_run_for_those_that_ignore_it()
@@ -221,6 +252,16 @@ def set_quota(code: str, value: float | str) -> None:
         RehearsalEc2.cloud.quotas[code] = float(value)
 
 
+def limit(key: str, policy: str) -> None:
+    """Whoever has this access key may do what the policy document allows, and nothing else."""
+    RehearsalEc2.cloud.callers.limit(key, policy)
+
+
+def record(key: str) -> str:
+    """All that was judged of a limited caller, as JSON."""
+    return RehearsalEc2.cloud.callers.record(key)
+
+
 _moto_backend = EC2Backend.__init__
 _moto_parameters = ParameterDict._check_loading_status
 _moto_quota = ServiceQuotasBackend.get_service_quota
@@ -232,6 +273,7 @@ def install(guests: Machines) -> None:
     guests.on_stopped = RehearsalEc2.cloud.went_down
     urls.url_paths = {"{0}/": RehearsalEc2.dispatch}
     for where, name, ours in (
+        (ActionAuthenticatorMixin, "_authenticate_and_authorize_normal_action", _authorize_other),
         (AmiBackend, "_load_amis", load_catalogue),
         (EC2Backend, "__init__", _with_gateway),
         (EC2Backend, "run_instances", _no_other_launches),

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.responses import EC2Response
 
+from cloud.iam.callers import Callers
+
 if TYPE_CHECKING:
     from cloud.ec2.capacity import Capacity
     from cloud.ec2.instances import Instance
@@ -165,6 +167,7 @@ class Cloud:
         self.files: dict[tuple[str, int], list[tuple[str, str]]] = {}
         self.quotas = quotas
         self.capacity = capacity
+        self.callers = Callers()
         self.image_hands = Hands("images")
         self.event_hands = Hands("events")
 

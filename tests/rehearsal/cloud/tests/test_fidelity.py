@@ -7,7 +7,6 @@ import base64
 import re
 import urllib.parse
 import urllib.request
-from typing import Any
 from unittest import mock
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -121,9 +120,9 @@ class Permissions(Ec2Test):
     def test_what_is_not_allowed_is_refused_before_anything_else(self) -> None:
         asked: list[tuple[str, str | None]] = []
 
-        def refuse(caller: str, action: str, parameters: dict[str, Any]) -> None:
-            self.assertTrue(caller)
-            asked.append((action, parameters.get("InstanceType")))
+        def refuse(call: api.RehearsalEc2) -> None:
+            self.assertTrue(call.access_key)
+            asked.append((call._get_action(), call.params.get("InstanceType")))
             raise refusal("UnauthorizedOperation", "You are not authorized to perform this operation.")
 
         with mock.patch.object(api, "authorize", refuse):

@@ -144,9 +144,9 @@ def server() -> str:
 
 
 @cache
-def client(service: str = "ec2", region: str = "us-east-1") -> Client:
+def client(service: str = "ec2", region: str = "us-east-1", key: str = "testing") -> Client:
     return boto3.client(
-        service, region_name=region, endpoint_url=server(), aws_access_key_id="testing",
+        service, region_name=region, endpoint_url=server(), aws_access_key_id=key,
         aws_secret_access_key="testing", config=Config(retries={"max_attempts": 0}),
     )
 
