@@ -262,7 +262,7 @@ fn failed_status(text: &[u8]) -> bool {
 /// What to do about a line that holds the text at this place of [`RUN`].
 pub(crate) fn to_do(at: usize, line: &[u8]) -> &'static str {
     let text = &RUN[at];
-    if text.to_do == EARLIER && ["signal 9 ", "signal 9\n", "Killed"].iter().any(|words| holds(line, words)) {
+    if text.to_do == EARLIER && ["signal 9", "Killed"].iter().any(|words| holds(line, words)) {
         return KILLED;
     }
     if text.to_do != DRIVER {

@@ -227,7 +227,7 @@ fn what_open_mpi_5_says_of_a_failure_fails_and_tells_what_to_do() {
         ("PRTE is unable to establish a communication connection to the\nspecified daemon", "ssh before"),
         ("prterun was unable to find the specified executable file, and therefore\ndid not launch the job.", "path"),
         ("prterun was unable to find the specified executable file, and therefore did\nnot launch the job.", "path"),
-        ("prterun noticed that process rank 3 with PID 712 on node b exited on signal 9 (Killed).", "before it ended"),
+        ("prterun noticed that process rank 3 with PID 712 on node b exited on signal 9 (Killed).", "out-of-memory"),
         ("prterun noticed that process rank 3 with PID 712 on node b exited on\nsignal 9 (Killed).", "before it ended"),
         ("prterun has exited due to process rank 3 with PID 712 on\nnode b calling \"abort\".", "before it ended"),
         (
